@@ -1,0 +1,1 @@
+"""Backbones: loading a language model, training a tokenizer, and the step interface that decoding needs."""

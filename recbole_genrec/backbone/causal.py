@@ -1,0 +1,114 @@
+"""A Hugging Face decoder-only model behind the narrow interface of training and decoding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from recbole_genrec.errors import UserError
+from recbole_genrec.prompt import Batch
+
+
+class CausalBackbone(nn.Module):
+    """Any ``AutoModelForCausalLM``, plain or with peft's LoRA injected.
+
+    Args:
+        model: the Hugging Face model, or a ``PeftModel`` around one.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    @property
+    def core(self) -> nn.Module:
+        """The ``...ForCausalLM`` itself; peft has injected its layers into it."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence that the model was made for, or None if it does not say."""
+        return getattr(self.core.config, "max_position_embeddings", None)
+
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """``[B, T, d]`` last hidden states; the language-model head is left to :meth:`logits`, where it is needed."""
+        return self.core.base_model(input_ids=batch.tokens, attention_mask=batch.mask.long(),
+                                    use_cache=False).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[..., d]`` -> ``[..., V]``, with the scalings that some architectures add after the head."""
+        config = self.core.config
+        logits = self.core.get_output_embeddings()(hidden)
+        if getattr(config, "logit_scale", None):         # Cohere
+            logits = logits * config.logit_scale
+        if getattr(config, "logits_scaling", None):      # Granite
+            logits = logits / config.logits_scaling
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    def start(self, prompts: Batch) -> "CausalState":
+        """Run the prompts once and keep their keys and values."""
+        return CausalState(self, prompts)
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Compare our step interface with the model's own forward pass on a few tokens.
+
+        Guards against architectures that ignore 4-D masks or position ids, or scale their logits in a way that
+        we do not know: they would decode wrong lists without an error.
+
+        Raises:
+            UserError: the two differ.
+        """
+        device = next(self.parameters()).device
+        tokens = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 8, 9, 10]], device=device)
+        training = self.training
+        self.eval()
+        expected = self.core(input_ids=tokens, use_cache=False).logits[:, 3:].float()
+        # The shorter prompt is padded, a decoy stands in the tree: neither may be seen.
+        padded = torch.nn.functional.pad(tokens[:, :3], (0, 2))
+        prompts = Batch(padded, torch.full((2,), 3, device=device), padded, padded)
+        state = self.start(prompts)
+        pushed = torch.stack([tokens[:, 3], tokens[:, 0], tokens[:, 4], tokens[:, 5]], 1)
+        visible = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], device=device).bool()
+        hidden = state.push(pushed, visible[None], torch.tensor([[0, 0, 1, 2]], device=device))
+        got = self.logits(hidden)[:, [0, 2, 3]].float()
+        self.train(training)
+        error = float((got.log_softmax(-1) - expected.log_softmax(-1)).abs().max())
+        if not error < (1e-2 if got.dtype == torch.float32 and hidden.dtype == torch.float32 else 0.5):
+            raise UserError(f"the architecture {type(self.core).__name__} cannot be decoded on a tree "
+                            f"(its own forward pass differs from ours by {error:.3g} in log-probability)")
+
+
+class CausalState:
+    """Prompts of ``B`` users in a key-value cache, and the tokens pushed after them (see ``DecodingState``)."""
+
+    def __init__(self, backbone: CausalBackbone, prompts: Batch):
+        self.backbone = backbone
+        self.mask, self.lengths = prompts.mask, prompts.lengths
+        self.cache = DynamicCache()
+        states = backbone.core.base_model(input_ids=prompts.tokens, attention_mask=self.mask.long(),
+                                          past_key_values=self.cache, use_cache=True).last_hidden_state
+        self.hidden = states[torch.arange(len(states), device=states.device), self.lengths - 1]
+        self.logits = backbone.logits
+
+    def push(self, tokens: Tensor, visible: Tensor, depth: Tensor) -> Tensor:
+        users, width = tokens.shape
+        prompt = self.mask.unsqueeze(1).expand(-1, width, -1)
+        seen = torch.cat([prompt, visible.expand(users, -1, -1)], dim=-1).unsqueeze(1)
+        dtype = self.hidden.dtype
+        # Additive and finite: every attention implementation takes it.
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+        position = (self.lengths.unsqueeze(1) + depth).expand(users, width)
+        return self.backbone.core.base_model(input_ids=tokens, attention_mask=mask, position_ids=position,
+                                             past_key_values=self.cache, use_cache=True).last_hidden_state
+
+    def select(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.mask, self.lengths, self.hidden = self.mask[rows], self.lengths[rows], self.hidden[rows]
+
+    def forget(self) -> None:
+        length = self.mask.size(1)
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]

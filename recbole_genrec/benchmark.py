@@ -1,0 +1,229 @@
+"""What to run (models x data sets x seeds) and how one run becomes a record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import resource
+import shutil
+import time
+import traceback
+import uuid
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.utils import init_seed
+
+from recbole_genrec.config import Config
+from recbole_genrec.data.dataset import GenRecDataset, split_fingerprint
+from recbole_genrec.errors import UserError
+from recbole_genrec.evaluation.validity import free_generation
+from recbole_genrec.records import write_record
+from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer
+from recbole_genrec.validation import check_dataset
+from recbole_genrec.version import __version__
+
+#: Keys that say where and how a run is carried out, not what is measured: they stay out of its hash.
+_NOT_HASHED = {"output_dir", "data_path", "checkpoint_dir", "gpu_id", "show_progress", "state", "device", "worker",
+               "log_wandb", "wandb_project", "save_dataset", "save_dataloaders", "local_rank", "single_spec", "about",
+               "published"}
+
+log = logging.getLogger("recbole_genrec")
+
+
+@dataclass
+class Data:
+    """A data set, split and wrapped in RecBole's loaders."""
+
+    dataset: GenRecDataset
+    parts: list[GenRecDataset]
+    fingerprint: str
+    split_fingerprint: str
+
+    @classmethod
+    def load(cls, config: Config) -> "Data":
+        """Read the atomic files and split them. Every model of a data set gets the same split.
+
+        Raises:
+            UserError: nothing is left to train, validate or test on.
+        """
+        dataset = GenRecDataset(config)
+        if max(config["topk"]) >= dataset.item_num:
+            raise UserError(f"topk={max(config['topk'])} needs a catalogue of at least as many items; "
+                            f"'{config['dataset']}' has {dataset.item_num - 1}")
+        parts = dataset.build()
+        for name, part in zip(("train", "valid", "test"), parts):
+            if len(part) == 0:
+                raise UserError(f"data set '{config['dataset']}' leaves no {name} sample: leave-one-out needs users "
+                                "with at least 4 interactions")
+        return cls(dataset, parts, dataset.fingerprint(), split_fingerprint(dataset, parts))
+
+    def loaders(self, config: Config, model=None):
+        """RecBole's train, valid and test loaders; the model may narrow the training samples to those it uses."""
+        train, valid, test = self.parts
+        if model is not None and hasattr(model, "training_rows"):
+            rows = model.training_rows(train)
+            train = train if rows is None else train.copy(train.inter_feat[rows])
+        parts = [train, valid, test]
+        samplers = create_samplers(config, self.dataset, parts)
+        return tuple(get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train")
+                     for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers))
+
+
+def config_hash(config: Config) -> str:
+    """Hash of every setting that bears on the numbers."""
+    settings = {key: value for key, value in config.final_config_dict.items() if key not in _NOT_HASHED}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def run(config: Config, output_dir: Path) -> dict[str, Any]:
+    """Train, validate and test one model on one data set with one seed, and write its record.
+
+    Returns:
+        the record; ``status`` is ``ok``, ``failed`` or ``interrupted``, with the ``reason``.
+    Raises:
+        UserError: before anything is trained.
+        KeyboardInterrupt: after the record was written.
+    """
+    check_dataset(config)
+    name = f"{config['dataset']}-{config['model']}-{config['seed']}"
+    run_id = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    run_dir = output_dir / "runs" / run_id
+    config["checkpoint_dir"] = str(run_dir)
+    record: dict[str, Any] = {
+        "run_id": run_id, "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "dataset": config["dataset"], "model": config["model"], "seed": config["seed"],
+        "config_hash": config_hash(config), "version": __version__, "versions": _versions(),
+        "machine": _machine(config),
+    }
+    run_dir.mkdir(parents=True)
+    (run_dir / "config.yaml").write_text(_config_yaml(config), encoding="utf-8")
+    try:
+        record.update(_measure(config, run_dir), status="ok")
+    except UserError:
+        # Found before training: nothing was measured, so there is no row to keep.
+        shutil.rmtree(run_dir)
+        raise
+    except KeyboardInterrupt:
+        write_record(run_dir, {**record, "status": "interrupted", "reason": "interrupted from the keyboard"})
+        raise
+    except Exception as error:
+        (run_dir / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        record.update(status="failed", reason=reason)
+    write_record(run_dir, record)
+    return record
+
+
+def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
+    """Everything that a successful run adds to its record."""
+    init_seed(config["seed"], config["reproducibility"])
+    data = Data.load(config)
+    init_seed(config["seed"], config["reproducibility"])
+    model = config.model_class(config, data.parts[0]).to(config["device"])
+    train, valid, test = data.loaders(config, model)
+    trainer_class = TwoStageTrainer if config["train_stage"] == "pretrain" else GenRecTrainer
+    trainer = trainer_class(config, model, data.dataset, run_dir / "model")
+    progress = config["show_progress"]
+    if config["device"].type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+    valid_result = None
+    if getattr(model, "evaluation_only", False):
+        trainer.eval_collector.data_collect(train)
+    else:
+        _, valid_result = trainer.fit(train, valid, show_progress=progress, verbose=False)
+        trainer.load_best()
+
+    began = time.monotonic()
+    masked = trainer.mask_history
+    metrics, users = trainer.test(test, masked, show_progress=progress)
+    seconds = time.monotonic() - began
+    _, other = trainer.test(test, not masked, show_progress=progress)
+    unmasked = other if masked else users
+    _write_per_user(run_dir, data.dataset, users)
+
+    timed = users["tied"].notna()
+    untied = users[~users["tied"].fillna(True)]
+    if masked and (unreachable := int(users["in_history"].sum())):
+        log.warning("warning: the history is masked, but %d of %d test items are in it and can never be found; "
+                    "--mask_history=false or repeat_consumption: true", unreachable, len(users))
+    record = {
+        **{metric: value for metric, value in metrics.items()},
+        **{f"{metric}_unmasked": value for metric, value in rank_metrics(unmasked["rank"], config["topk"]).items()},
+        **{f"{metric}_untied": value for metric, value in rank_metrics(untied["rank"], config["topk"]).items()},
+        "valid": None if valid_result is None else dict(valid_result),
+        "users": len(users), "untied_users": len(untied) if timed.any() else None, "mask_history": masked,
+        "targets_in_history": int(users["in_history"].sum()), "dropped_interactions": data.dataset.dropped_interactions,
+        "dataset_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint,
+        "train_seconds": round(trainer.train_seconds, 2), "epochs_done": trainer.epochs_done,
+        "eval_users_per_second": round(len(users) / seconds, 2), "peak_memory_mb": _peak_memory_mb(config),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "total_parameters": sum(p.numel() for p in model.parameters()), "curve": trainer.curve,
+    }
+    if getattr(model, "generative", False):
+        record.update(model.describe(), decode=config["decode"], norm=config["norm"], layout=config["layout"],
+                      objective=config["objective"])
+        if config["validity_users"]:
+            record.update(free_generation(model, test, config["validity_users"]))
+    return record
+
+
+def rank_metrics(rank: pd.Series, topk: list[int]) -> dict[str, float]:
+    """hit@k and ndcg@k of one target per user, from ranks (NaN: not recommended); RecBole's definitions."""
+    rank = rank.to_numpy(dtype=float)
+    result = {}
+    for k in topk:
+        hit = rank <= k
+        result[f"hit@{k}"] = float(hit.mean()) if len(rank) else None
+        gain = np.where(hit, 1 / np.log2(np.where(hit, rank, 1) + 1), 0.0)
+        result[f"ndcg@{k}"] = float(gain.mean()) if len(rank) else None
+    return result
+
+
+def _write_per_user(run_dir: Path, dataset: GenRecDataset, users: pd.DataFrame) -> None:
+    """``per_user.parquet``: raw ids, so that runs can be compared whatever RecBole's numbering."""
+    raw_users = dataset.field2id_token[dataset.uid_field].astype(str)
+    raw_items = dataset.field2id_token[dataset.iid_field].astype(str)
+    table = users.assign(user=raw_users[users["user"]], target=raw_items[users["target"]],
+                         rank=users["rank"].astype("Int64"), topk=[raw_items[row].tolist() for row in users["topk"]])
+    temporary = run_dir / "per_user.parquet.tmp"
+    table.to_parquet(temporary, index=False)
+    temporary.replace(run_dir / "per_user.parquet")
+
+
+def _config_yaml(config: Config) -> str:
+    """The whole configuration as YAML that ``--config_files`` takes back."""
+    plain = {key: value for key, value in config.final_config_dict.items()
+             if isinstance(value, (str, int, float, bool, list, dict, type(None)))
+             and key not in {"checkpoint_dir", "data_path", "output_dir", "single_spec", "local_rank",
+                             "valid_metric_bigger", "valid_neg_sample_args", "test_neg_sample_args"}}
+    if plain["train_neg_sample_args"].get("distribution") == "none":  # RecBole's way to write None
+        plain["train_neg_sample_args"] = None
+    return yaml.safe_dump(plain, sort_keys=True, allow_unicode=True)
+
+
+def _versions() -> dict[str, str]:
+    names = ("recbole", "torch", "transformers", "peft", "tokenizers", "numpy", "pandas")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def _machine(config: Config) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if config["device"].type == "cuda" else None
+    return {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def _peak_memory_mb(config: Config) -> float:
+    """Peak memory: of the device on a GPU, else of the process since it started."""
+    if config["device"].type == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

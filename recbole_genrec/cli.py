@@ -1,0 +1,106 @@
+"""Command line: ``run_benchmark.py ...`` and ``recbole-genrec run ...``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from recbole_genrec.errors import UserError
+from recbole_genrec.version import __version__
+
+_EXAMPLES = """examples:
+  %(prog)s --model=GenRec --dataset=ml-100k
+  %(prog)s --model=GenRec,SASRec,GRU4Rec,Pop --dataset=ml-100k,amazon-toys --seed=1,2,3
+  %(prog)s --model=GenRec --dataset=amazon-toys --llm=./my-llama --layout=per_target --learning_rate=3e-4
+
+Any configuration key of RecBole, of the model or of this project is given as --key=value.
+Exit code: 0 done, 2 a mistake in the call (one line says which), 1 a run failed (its record says why),
+130 interrupted.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. Returns the exit code; prints one line on stderr for a user's mistake."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _main(argv)
+    except UserError as error:
+        print("error:", *str(error).split(), file=sys.stderr)  # one line, whatever was typed
+        return 2
+    except OSError as error:  # a disk that is full, a folder that is gone
+        print("error:", *str(error).split(), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as our other mistakes are: one line, no usage."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _main(argv: list[str]) -> int:
+    parser = _Parser(prog="recbole-genrec", description="Generative recommenders beside the classical "
+                                     "sequential baselines: same splits, same evaluator.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="train and test models on data sets", allow_abbrev=False,
+                              prog="run_benchmark.py" if os.path.basename(sys.argv[0]) == "run_benchmark.py"
+                              else "recbole-genrec run",
+                              formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EXAMPLES)
+    run.add_argument("--model", required=True, help="one or more models, separated by commas")
+    run.add_argument("--dataset", required=True, help="one or more data sets, separated by commas")
+    run.add_argument("--seed", default=None, help="one or more seeds, separated by commas (default 2023)")
+    run.add_argument("--llm", default=None, help="backbone of generative models: hub id, folder, or a name in "
+                                                 "properties/backbone")
+    run.add_argument("--config_files", default="", help="YAML files, separated by blanks; later ones win")
+    run.add_argument("--output_dir", default=None, help="where records and leaderboard.csv go (default results)")
+    run.add_argument("--data_path", default=None, help="folder that holds <dataset>/<dataset>.inter (default dataset)")
+    arguments, rest = parser.parse_known_args(argv)
+    from recbole_genrec.runtime import keep_freed_memory, quiet
+    from recbole_genrec.suite import run_suite
+
+    overrides = _overrides(rest)
+    for name in ("llm", "output_dir", "data_path"):
+        if getattr(arguments, name) is not None:
+            value = getattr(arguments, name)
+            overrides[name] = os.path.expanduser(value)
+    quiet()
+    keep_freed_memory()
+    return run_suite(_names(arguments.model, "--model"), _names(arguments.dataset, "--dataset"),
+                     _seeds(arguments.seed), arguments.config_files.split(), overrides)
+
+
+def _overrides(rest: list[str]) -> dict[str, Any]:
+    from recbole_genrec.settings import parse_value
+    from recbole_genrec.validation import KINDS
+
+    overrides = {}
+    for argument in rest:
+        if not argument.startswith("--") or "=" not in argument:
+            raise UserError(f"cannot understand '{argument}': settings are given as --key=value")
+        key, value = argument[2:].split("=", 1)
+        overrides[key] = value if KINDS.get(key) is str and value.lower() not in ("null", "~", "none") \
+            else parse_value(value)
+    return overrides
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"{option} is empty")
+    return names
+
+
+def _seeds(text: str | None) -> list[int]:
+    if text is None:
+        return []
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seed={text} must be whole numbers, separated by commas") from None

@@ -1,0 +1,149 @@
+"""RecBole 1.2.1 on today's libraries: every repair in this one module, each with its reason.
+
+What is *not* here on purpose: ``recbole.quick_start`` and ``recbole.trainer.hyper_tuning`` need ray 2.6.3,
+``pkg_resources`` and ``np.bool8``; we never import the former, and the latter only imports ray when it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import types
+
+import numpy as np
+import pandas as pd
+
+from recbole_genrec.errors import UserError
+from recbole_genrec.settings import our_properties
+
+_RECBOLE_MODELS = "recbole.model.sequential_recommender."
+_OUR_MODELS = "recbole_genrec.model.sequential_recommender."
+#: Modules of our model package that hold no model of their own.
+_NOT_MODELS = {"base"}
+
+
+def restore_numpy_aliases() -> None:
+    """Give back the ``np.float``-style names that RecBole still uses, where this numpy lacks them.
+
+    RecBole's own ``Config.compatibility_settings`` does this from ``np.float_`` and friends, which numpy 2
+    removed, so it raises ``AttributeError`` before anything is read. ``Dataset._fill_nan`` (``np.float``) and
+    several models still need the aliases. The Python builtins are what those names meant in numpy 1.
+    """
+    builtin = {"bool": bool, "int": int, "float": float, "complex": complex, "object": object, "str": str,
+               "long": int, "unicode": str}
+    for name, kind in builtin.items():
+        # ``vars`` and not ``hasattr``: numpy answers some of these names with a warning or an error.
+        if name not in vars(np):
+            setattr(np, name, kind)
+
+
+class _AliasFinder(importlib.abc.MetaPathFinder):
+    """Lets ``recbole.model.sequential_recommender.<ours>`` be the very module object of our package.
+
+    RecBole's ``get_model`` looks for a module of that name and has no registry. A finder serves every caller,
+    also one that imported ``get_model`` before us, and imports our model only when it is asked for.
+    A RecBole model of the same name (``pop`` is a *general* recommender there) is never hidden.
+    """
+
+    def find_spec(self, fullname, path=None, target=None):
+        if not fullname.startswith(_RECBOLE_MODELS):
+            return None
+        name = fullname[len(_RECBOLE_MODELS):]
+        if name in _NOT_MODELS or importlib.util.find_spec(_OUR_MODELS + name) is None:
+            return None
+        if importlib.util.find_spec("recbole.model.general_recommender." + name) is not None:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, _AliasLoader(_OUR_MODELS + name))
+
+
+class _AliasLoader(importlib.abc.Loader):
+    def __init__(self, real_name: str):
+        self.real_name = real_name
+
+    def create_module(self, spec):
+        module = importlib.import_module(self.real_name)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module):
+        module.__spec__ = self._spec  # the import system has just written the alias's spec over it
+
+
+def register() -> None:
+    """Make RecBole find our models and run on this numpy. Safe to call more than once."""
+    if not any(isinstance(finder, _AliasFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_AliasFinder())
+    restore_numpy_aliases()
+    from recbole.config import Config
+
+    if getattr(Config, "_genrec_registered", False):
+        return
+    Config._genrec_registered = True
+    Config.compatibility_settings = lambda self: restore_numpy_aliases()
+    load_internal = Config._load_internal_config_dict
+
+    def load_with_our_properties(self, model, model_class, dataset):
+        load_internal(self, model, model_class, dataset)
+        if model_class.__module__.startswith(_OUR_MODELS):
+            self.internal_config_dict.update(our_properties(model, dataset))
+
+    Config._load_internal_config_dict = load_with_our_properties
+
+
+@contextlib.contextmanager
+def no_tensorboard():
+    """Within this block RecBole's trainer gets a writer that writes nothing.
+
+    Its constructor opens ``log_tensorboard/`` in the working folder and cannot be told not to.
+    """
+    from recbole.trainer import trainer
+
+    original = trainer.get_tensorboard
+    silent = types.SimpleNamespace(add_scalar=lambda *a, **k: None, add_hparams=lambda *a, **k: None)
+    trainer.get_tensorboard = lambda logger: silent
+    try:
+        yield
+    finally:
+        trainer.get_tensorboard = original
+
+
+def _check_fields(path: str, separator: str) -> None:
+    """Refuse an atomic file in which a line has more or fewer fields than the header: pandas would shift or cut it."""
+    content = np.fromfile(path, dtype=np.uint8)
+    ends = np.flatnonzero(content == ord("\n"))
+    if len(content) and content[-1] != ord("\n"):
+        ends = np.append(ends, len(content))
+    fields = np.diff(np.searchsorted(np.flatnonzero(content == ord(separator)), ends), prepend=0) + 1
+    blank = np.diff(ends, prepend=-1) == 1
+    if len(wrong := np.flatnonzero((fields != fields[0]) & ~blank)):
+        more = f" (and {len(wrong) - 1} more such lines)" if len(wrong) > 1 else ""
+        raise UserError(f"{os.path.relpath(path)} line {wrong[0] + 1} has {fields[wrong[0]]} fields, its header "
+                        f"{fields[0]}{more}")
+
+
+@contextlib.contextmanager
+def raw_atomic_files():
+    """Within this block RecBole's data set reads atomic files as raw tab-separated text, by pandas' C parser.
+
+    RecBole calls ``pd.read_csv`` in the middle of a long method with the slow Python engine and default quoting:
+    a title that begins with a quote swallows lines, and ``NA``, ``null`` or ``nan`` becomes a missing value.
+    Here only an empty field is missing.
+    """
+    from recbole.data.dataset import dataset
+
+    def read_csv(path, delimiter, usecols, dtype, encoding, engine):
+        _check_fields(path, delimiter)
+        return pd.read_csv(path, sep=delimiter, usecols=usecols, dtype=dtype, encoding=encoding, engine="c",
+                           quoting=csv.QUOTE_NONE, keep_default_na=False, na_values={name: [""] for name in dtype})
+
+    original, dataset.pd = dataset.pd, types.SimpleNamespace(read_csv=read_csv)
+    try:
+        yield
+    finally:
+        dataset.pd = original

@@ -1,0 +1,1 @@
+"""From atomic files to RecBole's samples: data set and title catalogue."""

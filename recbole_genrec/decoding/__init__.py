@@ -1,0 +1,1 @@
+"""Constrained decoding: the trie over an item index, batched beam search on it, exact catalogue scoring."""

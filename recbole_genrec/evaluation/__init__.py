@@ -1,0 +1,1 @@
+"""Evaluation around RecBole's evaluator: fair ranks, validity, cost."""

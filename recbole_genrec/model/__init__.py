@@ -1,0 +1,1 @@
+"""Models: RecBole ``SequentialRecommender``s of ours, and the registry that finds ours and RecBole's."""

@@ -1,0 +1,78 @@
+"""GenRec: large language model for generative recommendation (Ji et al. 2023, arXiv:2307.00457)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_genrec.data.dataset import TARGET_ROW
+from recbole_genrec.decoding.exact import step_log_probs
+from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
+
+#: Rows of like length that share a forward pass in training. The loss does not depend on it.
+ROWS_PER_PASS = 16
+
+
+class GenRec(GenerativeRecommender):
+    r"""Titles as item ids; instruction, history and next title as one text; a causal language model with LoRA.
+
+    The loss is :math:`-\frac1{|S|}\sum_{t \in S} \log p(x_t \mid x_{<t})` over the supervised tokens ``S``:
+
+    * ``layout: per_target`` (paper, section 3.1): every prefix of a history is a sample, ``S`` is its next title.
+    * ``layout: continuation``: one window a sample, ``S`` is every title in it, the next one included. The same
+      targets for a fraction of the tokens, without the answer marker, so that a title is predicted in training
+      exactly where it is at inference: after the title before it.
+    * ``train_on_prompt: true`` adds the prompt's own tokens to ``S``, as the published code does.
+
+    Decide (the paper is silent): lists come from constrained decoding on the title trie instead of matching free
+    text by string; the first instruction is fixed at evaluation; items are separated by a line break, which no
+    title contains, instead of a comma, which 13.5 % of the published targets contain.
+    """
+
+    @staticmethod
+    def has_suffix(config) -> bool:
+        return config["layout"] == "per_target"
+
+    def training_rows(self, dataset) -> Tensor | None:
+        """Rows of RecBole's training samples that the layout trains on; None for all.
+
+        ``continuation`` takes the last sample of each user and from there every (MAX_ITEM_LIST_LENGTH + 1)-th
+        backwards: their windows (history and target) cover each training interaction once, but for a first item
+        that would stand alone in its window (it has no history, so RecBole has no sample for it) and for what
+        ``max_prompt_tokens`` cuts from the oldest end of a window.
+        """
+        if self.config["layout"] == "per_target":
+            return None
+        user, row = dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW]
+        last = torch.zeros(int(user.max()) + 1, dtype=row.dtype).scatter_reduce(0, user, row, "amax")
+        return ((last[user] - row) % (self.max_seq_length + 1) == 0).nonzero().squeeze(1)
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """Mean negative log-likelihood of the supervised tokens; scalar."""
+        history = interaction[self.ITEM_SEQ]
+        batch = self.prompts(history, interaction[self.ITEM_ID], random_instruction=True)
+        target = history.size(1) + 2
+        supervised = batch.segment == target
+        if self.config["layout"] == "continuation":
+            supervised |= (batch.segment >= 1) & (batch.segment <= history.size(1))
+        if self.config["train_on_prompt"]:
+            supervised = torch.ones_like(supervised)
+        supervised = (supervised & batch.mask)[:, 1:]
+        node = batch.node[:, 1:]
+        if self.config["objective"] == "catalogue":
+            titles = (supervised & self.trie.is_leaf(node)).sum()
+            # A forced token (an only child) has probability 1: no loss, no work.
+            parent = self.trie.parent[node]
+            supervised &= self.trie.first[parent + 1] - self.trie.first[parent] > 1
+        # Rows of like length go through together; only supervised positions go through the head, by far the widest
+        # layer. Both orders below are that of the groups.
+        groups = batch.groups(ROWS_PER_PASS)
+        with self.autocast():
+            states = [self.backbone.hidden_states(part)[:, :-1][supervised[rows, :part.tokens.size(1) - 1]]
+                      for rows, part in ((rows, batch.rows(rows)) for rows in groups)]
+            logits = self.backbone.logits(torch.cat(states))
+        order = torch.cat(groups)
+        supervised = supervised[order]
+        if self.config["objective"] == "catalogue":
+            return -step_log_probs(logits, node[order][supervised], self.trie).sum() / titles
+        return torch.nn.functional.cross_entropy(logits.float(), batch.tokens[order, 1:][supervised])

@@ -1,0 +1,33 @@
+"""Pop: the most popular training items for everybody. Evaluation only, on the sequential split."""
+
+from __future__ import annotations
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor
+
+from recbole_genrec.data.dataset import TARGET_ROW
+
+
+class Pop(SequentialRecommender):
+    """Scores an item by how often it occurs in training (RecBole's own ``Pop`` cannot share a sequential split)."""
+
+    input_type = InputType.POINTWISE
+    evaluation_only = True
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        # ``dataset`` is the training part: its targets, and the first item of each user, which is nobody's target.
+        rows = dataset.inter_feat[TARGET_ROW]
+        first = dataset.sequences.start[rows].unique()
+        items = torch.cat([dataset.sequences.item[rows], dataset.sequences.item[first]])
+        self.register_buffer("count", torch.bincount(items, minlength=self.n_items).float())
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """``[B * n_items]`` counts."""
+        return self.count.repeat(len(interaction[self.ITEM_SEQ]))
+
+    def predict(self, interaction) -> Tensor:
+        """``[B]`` counts."""
+        return self.count[interaction[self.ITEM_ID]]

@@ -1,0 +1,145 @@
+"""A result is a record: one folder a run, written whole or not at all; the leaderboard is derived from records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from recbole_genrec.errors import UserError
+
+#: Columns of leaderboard.csv, in order. A record may hold more; the file shows these.
+COLUMNS = [
+    "run_id", "timestamp", "dataset", "model", "backbone", "seed", "hit@5", "ndcg@5", "hit@10", "ndcg@10", "hit@20",
+    "ndcg@20", "valid_rate", "duplicate_rate", "train_seconds", "eval_users_per_second", "peak_memory_mb",
+    "trainable_parameters", "total_parameters", "dataset_fingerprint", "split_fingerprint", "config_hash", "version",
+    "status", "mask_history", "hit@10_unmasked", "ndcg@10_unmasked", "hit@10_untied", "ndcg@10_untied",
+    "untied_users", "users", "items_without_title", "items_sharing_title", "decode", "norm", "layout", "objective",
+    "epochs_done", "reason",
+]
+
+
+#: A metric of RecBole's at some k, as it is, unmasked or of untied users.
+_METRIC = re.compile(r"[a-z]+@\d+(_unmasked|_untied)?")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        # A name that is no valid Unicode (a folder's) is written escaped: JSON reads \udcff back as it was.
+        with os.fdopen(handle, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def writable_folder(path: str | Path) -> Path:
+    """The folder, made if need be, and proven writable.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "runs").mkdir(exist_ok=True)
+        for part in (folder, folder / "runs"):
+            with tempfile.NamedTemporaryFile(dir=part, prefix=".writable-"):
+                pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"output folder '{folder}' cannot be written: {getattr(error, 'strerror', error)}") from None
+    return folder
+
+
+def write_record(run_dir: Path, record: dict[str, Any]) -> None:
+    """Write ``record.json`` of a run."""
+    write_atomically(run_dir / "record.json", json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def read_records(output_dir: Path) -> tuple[list[dict[str, Any]], list[Path]]:
+    """All records under ``<output_dir>/runs``, oldest first, and the record files that cannot be read."""
+    records, broken = [], []
+    for path in (output_dir / "runs").glob("*/record.json"):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(record["run_id"], str):
+                raise TypeError("run_id is no text")
+            records.append(record)
+        except (OSError, ValueError, KeyError, TypeError):
+            broken.append(path)
+    return sorted(records, key=lambda record: (str(record.get("timestamp")), record["run_id"])), sorted(broken)
+
+
+def update_leaderboard(output_dir: Path) -> tuple[Path, list[str]]:
+    """Write ``leaderboard.csv`` from the records of all runs.
+
+    Safe with several processes: the file is made whole under a lock. A leaderboard that is not one of ours, or
+    that knows runs whose records are gone, is kept aside first: nothing is lost.
+
+    Returns:
+        the file, and warnings for the user.
+    """
+    path = output_dir / "leaderboard.csv"
+    warnings = []
+    with FileLock(str(output_dir / ".leaderboard.lock")):
+        records, broken = read_records(output_dir)
+        warnings += [f"{file} cannot be read and is left out of the leaderboard" for file in broken]
+        if path.exists() and (reason := _why_keep(path, {record["run_id"] for record in records})):
+            aside = path.with_name(f"leaderboard.{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}.csv.bak")
+            os.replace(path, aside)
+            warnings.append(f"{path} {reason}; it was kept as {aside.name}")
+        write_atomically(path, leaderboard_csv(records))
+    return path, warnings
+
+
+def leaderboard_csv(records: list[dict[str, Any]]) -> str:
+    """The records as CSV text: ``COLUMNS``, then any other metric that a record has; nothing where one has no value."""
+    others = sorted({key for record in records for key in record if _METRIC.fullmatch(key)} - set(COLUMNS))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*COLUMNS, *others], extrasaction="ignore", restval="", lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({key: _cell(value) for key, value in record.items()})
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A value for a CSV cell. Text that a spreadsheet would run as a formula gets a quote in front."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        value = value.replace("\r", "\n")  # the csv module quotes only the latter
+        return "'" + value if value.lstrip()[:1] in ("=", "+", "-", "@") else value
+    return value
+
+
+def _why_keep(path: Path, run_ids: set[str]) -> str | None:
+    """Why an existing leaderboard must not be overwritten, or None."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if reader.fieldnames is None or "run_id" not in reader.fieldnames:
+                return "is not a leaderboard (no run_id column)"
+            if foreign := [name for name in reader.fieldnames if name not in COLUMNS and not _METRIC.fullmatch(name)]:
+                return f"has a column that is not ours ({foreign[0][:60]})"
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return f"cannot be read ({error})"
+    if any(row.get(None) or None in row.values() for row in rows):
+        return "has torn lines"
+    if lost := [row["run_id"] for row in rows if row["run_id"] not in run_ids]:
+        return f"has rows without a record (first: {lost[0][:60]})"
+    return None

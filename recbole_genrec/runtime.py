@@ -1,0 +1,40 @@
+"""Settings of the process that runs benchmarks; the library itself never touches them."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import logging
+import os
+import warnings
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep large freed blocks instead of giving them back to the kernel.
+
+    By default each tensor over 32 MiB is mapped and unmapped anew, and every training step pays for its page
+    faults. Does nothing on other C libraries.
+    """
+    library = ctypes.util.find_library("c")
+    if library is None:
+        return
+    libc = ctypes.CDLL(library)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def quiet() -> None:
+    """Only our own lines and real warnings on the terminal."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("recbole_genrec").setLevel(logging.INFO)
+    for noisy in ("huggingface_hub", "httpx"):  # their retries; our own line says what could not be had
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

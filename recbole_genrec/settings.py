@@ -1,0 +1,81 @@
+"""The shipped YAML files: where they are, how they are read and how they lie over each other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_genrec.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def properties_dir() -> Path:
+    """Folder with ``overall.yaml``, ``model/``, ``dataset/``, ``backbone/``, ``prompt/``, ``experiment/``."""
+    installed = _PACKAGE / "properties"
+    return installed if installed.is_dir() else _PACKAGE.parent / "properties"
+
+
+def property_file(kind: str, name: str) -> Path:
+    """Path of ``properties/<kind>/<name>.yaml`` (which may not exist)."""
+    return properties_dir() / kind / f"{name}.yaml"
+
+
+def property_names(kind: str) -> list[str]:
+    """Names for which ``properties/<kind>/<name>.yaml`` exists, sorted."""
+    return sorted(path.stem for path in (properties_dir() / kind).glob("*.yaml"))
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which ``3e-4`` is a number (YAML 1.1 makes it a string)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError if it is missing, unreadable or no mapping."""
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold 'key: value' lines, not a {type(content).__name__}")
+    return content
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value as YAML reads it: ``3`` -> 3, ``[5, 10]`` -> list, ``null`` -> None, else the text."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: '2024-13-45' looks like a date to YAML
+        return text
+
+
+def our_properties(model: str, dataset: str) -> dict[str, Any]:
+    """What our YAML files say for this pair: overall, then model, then data set."""
+    merged: dict[str, Any] = {}
+    for path in (property_file("", "overall"), property_file("model", model), property_file("dataset", dataset)):
+        if path.is_file():
+            merged = merge(merged, read_yaml(path))
+    return merged
+
+
+def merge(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """``new`` over ``base``; where both hold a dictionary, key by key (one level: ``split`` is replaced whole)."""
+    merged = dict(base)
+    for key, value in new.items():
+        old = merged.get(key)
+        merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

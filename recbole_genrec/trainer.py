@@ -1,0 +1,189 @@
+"""RecBole's Trainer with a fair evaluation step, safetensors checkpoints, a schedule and a time budget."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.loss import BPRLoss
+from recbole.trainer import Trainer
+from safetensors.torch import load_model, save_model
+from transformers import get_scheduler
+
+from recbole_genrec import compat
+from recbole_genrec.data.dataset import TARGET_ROW
+from recbole_genrec.evaluation.ranking import HISTORY, mask_items, settle, target_rank
+
+
+class _BudgetSpent(Exception):
+    """``max_train_minutes`` is over; raised between epochs."""
+
+
+class GenRecTrainer(Trainer):
+    """Trains and evaluates any model of the harness, ours or RecBole's.
+
+    Args:
+        config: the run's configuration.
+        model: the model.
+        dataset: the whole data set (histories to mask, exact times).
+        model_dir: where the best model is kept, as safetensors.
+    """
+
+    def __init__(self, config, model, dataset, model_dir: Path):
+        with compat.no_tensorboard():
+            super().__init__(config, model)
+        self.sequences = dataset.sequences
+        self.model_dir = Path(model_dir)
+        mask = config["mask_history"]
+        self.mask_history = not config["repeat_consumption"] if mask is None else mask
+        self.train_seconds = 0.0
+        self.epochs_done = 0
+        self.curve: list[dict] = []
+        self._per_user: list[pd.DataFrame] | None = None
+
+    # ----------------------------------------------------------------------------------------------- training
+
+    def _build_optimizer(self, **kwargs):
+        """RecBole's optimizer over the weights that train; None for an evaluation-only model, which has none."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return super()._build_optimizer(params=trained, **kwargs) if trained else None
+
+    def fit(self, train_data, valid_data=None, **kwargs):
+        """RecBole's ``fit`` under ``lr_scheduler_type``, ``warmup_steps`` and ``max_train_minutes``."""
+        name = self.config["lr_scheduler_type"]
+        if name and name != "constant":
+            steps = max(1, self.epochs * len(train_data))
+            # A short run would otherwise end inside the warm-up.
+            warmup = min(self.config["warmup_steps"] or 0, steps // 5)
+            scheduler = get_scheduler(name, self.optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+            self.optimizer.register_step_post_hook(lambda *_: scheduler.step())
+        try:
+            return super().fit(train_data, valid_data, **kwargs)
+        except _BudgetSpent:
+            if not self.model_dir.exists():
+                self._save_checkpoint(self.epochs_done - 1)
+            return self.best_valid_score, self.best_valid_result
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        budget = self.config["max_train_minutes"]
+        if budget and self.epochs_done and self.train_seconds > 60 * budget:
+            raise _BudgetSpent
+        began = time.monotonic()
+        loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        seconds = time.monotonic() - began
+        self.train_seconds += seconds
+        self.epochs_done += 1
+        total = sum(loss) if isinstance(loss, tuple) else loss
+        self.curve.append({"epoch": epoch_idx, "seconds": round(seconds, 3), "loss": total / max(1, len(train_data))})
+        return loss
+
+    def _valid_epoch(self, valid_data, show_progress=False):
+        score, result = super()._valid_epoch(valid_data, show_progress)
+        self.curve[-1]["valid"] = {metric: float(value) for metric, value in result.items()}
+        return score, result
+
+    # -------------------------------------------------------------------------------------------- checkpoints
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        """Keep the model as safetensors; the folder is complete or not there at all."""
+        fresh = self.model_dir.with_name(self.model_dir.name + ".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        if hasattr(self.model, "save_pretrained"):
+            self.model.save_pretrained(fresh)
+        else:
+            fresh.mkdir(parents=True)
+            save_model(self.model, str(fresh / "model.safetensors"))
+        shutil.rmtree(self.model_dir, ignore_errors=True)
+        fresh.rename(self.model_dir)
+
+    def load_best(self) -> None:
+        """Give the model the weights of the best epoch."""
+        if hasattr(self.model, "load_pretrained"):
+            self.model.load_pretrained(self.model_dir)
+        else:
+            load_model(self.model, str(self.model_dir / "model.safetensors"), device=str(self.device))
+
+    # --------------------------------------------------------------------------------------------- evaluation
+
+    def evaluate(self, eval_data, load_best_model=False, model_file=None, show_progress=False):
+        """RecBole's ``evaluate``; weights come from :meth:`load_best` (RecBole would unpickle them)."""
+        if load_best_model:
+            self.load_best()
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def test(self, eval_data, mask_history: bool, show_progress=False) -> tuple[dict, pd.DataFrame]:
+        """Evaluate and keep every user's list.
+
+        Returns:
+            metrics by RecBole's names, and a table with one row a user: ``user, target, rank`` (from 1, NaN if the
+            target was not recommended), ``tied`` (same time as the item before it; NA: unknown), ``history`` (its length),
+            ``in_history`` (the target is among the items that the user had), ``topk`` (list of item ids, best first).
+        """
+        policy, self.mask_history, self._per_user = self.mask_history, mask_history, []
+        try:
+            metrics = self.evaluate(eval_data, show_progress=show_progress)
+            return dict(metrics), pd.concat(self._per_user, ignore_index=True)
+        finally:
+            self.mask_history, self._per_user = policy, None
+
+    def _full_sort_batch_eval(self, batched_data):
+        interaction = batched_data[0]
+        if self.mask_history:
+            interaction.update(Interaction({HISTORY: self.sequences.history(interaction[TARGET_ROW])}))
+        return self._fair(*super()._full_sort_batch_eval(batched_data))
+
+    def _fair(self, interaction, scores, positive_u, positive_i):
+        """What RecBole's evaluator gets to see: history masked by the policy, the target behind its ties."""
+        history = self.sequences.history(interaction[TARGET_ROW].cpu())
+        target = positive_i.to(scores.device)
+        if self.mask_history:
+            scores = mask_items(scores, history.to(scores.device))
+        scores = settle(scores, target)
+        if self._per_user is not None:
+            self._per_user.append(self._user_rows(interaction, scores, target, history))
+        return interaction, scores, positive_u, positive_i
+
+    def _neg_sample_batch_eval(self, batched_data):
+        interaction, row, _, _ = batched_data
+        # A user's rows stand together, the positive first: its row tells the user and the history.
+        users = interaction[torch.searchsorted(row, torch.arange(int(row[-1]) + 1))]
+        _, scores, positive_u, positive_i = super()._neg_sample_batch_eval(batched_data)
+        return self._fair(users, scores, positive_u, positive_i)
+
+    def _user_rows(self, interaction, scores, target, history) -> pd.DataFrame:
+        best, items = scores.topk(max(self.config["topk"]), dim=1)
+        items = items.masked_fill(best <= torch.finfo(best.dtype).min, 0).cpu().numpy()
+        rank = target_rank(scores, target).cpu().numpy().astype(np.float64)
+        rows = interaction[TARGET_ROW].cpu()
+        tied = pd.array(self.sequences.tied(rows).numpy(), dtype="boolean")
+        tied[~self.sequences.timed(rows).numpy()] = pd.NA
+        return pd.DataFrame({
+            "user": interaction[self.config["USER_ID_FIELD"]].cpu().numpy(), "target": target.cpu().numpy(),
+            "rank": np.where(rank == 0, np.nan, rank), "tied": tied,
+            "history": (history > 0).sum(1).numpy(),
+            "in_history": (history == target.cpu().unsqueeze(1)).any(1).numpy(), "topk": [row[row > 0].tolist() for row in items],
+        })
+
+
+class TwoStageTrainer(GenRecTrainer):
+    """S3Rec: pre-training, then fine-tuning of the same model object, in one run.
+
+    RecBole wants two runs and a pickled checkpoint between them; the second stage only needs another loss.
+    """
+
+    def fit(self, train_data, valid_data=None, show_progress=False, **kwargs):
+        with contextlib.suppress(_BudgetSpent):  # one epoch of fine-tuning is trained in any case
+            for epoch in range(self.config["pretrain_epochs"]):
+                self._train_epoch(train_data, epoch, show_progress=show_progress)
+                self.curve[-1]["stage"] = "pretrain"
+        self.epochs_done = 0
+        self.model.train_stage = "finetune"
+        self.model.loss_fct = BPRLoss() if self.config["loss_type"] == "BPR" else torch.nn.CrossEntropyLoss()
+        self.optimizer = self._build_optimizer()
+        return super().fit(train_data, valid_data, show_progress=show_progress, **kwargs)

@@ -1,0 +1,164 @@
+"""What a configuration may say: every mistake is one sentence, found before anything is trained."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Iterable
+
+import recbole
+
+from recbole_genrec.errors import UserError, did_you_mean
+from recbole_genrec.settings import our_properties, property_file, property_names, read_yaml
+
+
+@lru_cache(maxsize=None)
+def known_keys(model: str, dataset: str) -> frozenset[str]:
+    """Every configuration key that something reads for this model on this data set."""
+    from recbole.utils import argument_list
+
+    keys = {key for name in ("general", "training", "evaluation", "dataset")
+            for key in getattr(argument_list, f"{name}_arguments")}
+    recbole_properties = Path(recbole.__file__).parent / "properties"
+    for name in ("overall", f"model/{model}", "dataset/sample", "quick_start_config/sequential"):
+        path = recbole_properties / f"{name}.yaml"
+        if path.is_file():
+            keys |= read_yaml(path).keys()
+    keys |= our_properties(model, dataset).keys()
+    for name in property_names("dataset"):  # a data set of the user's own may say what ours say
+        keys |= read_yaml(property_file("dataset", name)).keys()
+    return frozenset(keys) | {"nproc", "encoding", "numerical_features", "discretization", "worker"}
+
+
+def check_keys(given: Iterable[str], models: Iterable[str], datasets: Iterable[str]) -> None:
+    """Refuse a key that none of the models reads, naming the nearest key that one of them does.
+
+    Raises:
+        UserError: for the first unknown key.
+    """
+    datasets = list(datasets)
+    known = {key for model in models for dataset in datasets for key in known_keys(model, dataset)}
+    for key in given:
+        if key not in known:
+            raise UserError(f"unknown configuration key '{key}'" + did_you_mean(str(key), known))
+
+
+def item_indexes() -> tuple[str, ...]:
+    """Names of the item indexes: the modules of ``recbole_genrec/index/`` but its base."""
+    folder = Path(__file__).parent / "index"
+    return tuple(sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "base")))
+
+
+#: key -> (type, smallest allowed, largest allowed); a key is checked only where it is set and not None.
+_NUMBERS = {
+    "epochs": (int, 0, None), "metric_decimal_place": (int, 1, None), "train_batch_size": (int, 1, None), "eval_batch_size": (int, 1, None),
+    "MAX_ITEM_LIST_LENGTH": (int, 1, None), "learning_rate": (float, 0, None), "weight_decay": (float, 0, None),
+    "eval_step": (int, 0, None), "stopping_step": (int, 0, None), "seed": (int, 0, 2**32 - 1),
+    "lora_r": (int, 1, None), "lora_alpha": (float, 0, None), "lora_dropout": (float, 0, 1),
+    "num_beams": (int, 1, None), "warmup_steps": (int, 0, None), "max_prompt_tokens": (int, 16, None),
+    "validity_users": (int, 0, None), "max_train_minutes": (float, 0, None), "pretrain_epochs": (int, 0, None),
+    "hidden_dropout_prob": (float, 0, 1), "attn_dropout_prob": (float, 0, 1), "dropout_prob": (float, 0, 1),
+    "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
+}
+#: key -> what its value must be, where it is set and not None.
+KINDS = {
+    "about": dict, "load_col": dict, "eval_args": dict, "clip_grad_norm": dict, "data_path": str, "valid_metric": str, "output_dir": str,
+    "llm": str, "prompt": str, "title_field": str, "title_format": str, "true_time_field": str,
+    "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
+}
+#: Of the choices below, those that may be left open.
+_MAY_BE_NULL = {"mask_history", "lr_scheduler_type"}
+_CHOICES = {
+    "layout": ("per_target", "continuation"), "decode": ("beam", "exact"), "norm": ("full", "trie"),
+    "objective": ("vocabulary", "catalogue"), "precision": ("auto", "fp32", "bf16"), "item_index": item_indexes(),
+    "mask_history": (True, False), "repeat_consumption": (True, False), "train_on_prompt": (True, False),
+    "trust_remote_code": (True, False), "loss_type": ("CE", "BPR"),
+    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "lr_scheduler_type": ("constant", "constant_with_warmup", "linear", "cosine"),
+}
+
+
+def check_kinds(settings: dict[str, Any]) -> None:
+    for key, kind in KINDS.items():
+        value = settings.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise UserError(f"{key}={value!r} must be {'a text' if kind is str else 'a mapping'}")
+        if value == "" and kind is str:
+            raise UserError(f"{key} is empty")
+    topk = settings["topk"]
+    if not topk or not all(type(k) is int and k > 0 for k in (topk if isinstance(topk, list) else [topk])):
+        raise UserError(f"topk={topk!r} must be whole numbers, at least 1")
+
+
+def check_values(config) -> None:
+    topk = config["topk"]
+    metric, _, k = config["valid_metric"].partition("@")
+    if metric.lower() not in map(str.lower, config["metrics"]) or k not in map(str, topk):
+        raise UserError(f"valid_metric={config['valid_metric']} is not measured: metrics={config['metrics']}, "
+                        f"topk={topk}")
+    for key, (kind, low, high) in _NUMBERS.items():
+        value = config[key]
+        if value is None:
+            continue
+        right_type = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+        if not right_type or not low <= value <= (math.inf if high is None else high) or math.isinf(value):
+            span = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise UserError(f"{key}={value!r} must be {'a number' if kind is float else 'a whole number'} {span}")
+    for key, choices in _CHOICES.items():
+        value = config[key]
+        if value is None and (key not in config or key in _MAY_BE_NULL):
+            continue
+        if value not in choices:
+            allowed = ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
+            raise UserError(f"{key}={value!r} is not one of {allowed}"
+                            + did_you_mean(str(value), [str(choice) for choice in choices]))
+    if config["num_beams"] is not None and config["num_beams"] < max(topk):
+        raise UserError(f"num_beams={config['num_beams']} is fewer than the largest topk ({max(topk)})")
+
+
+def atomic_file(config, suffix: str) -> Path:
+    """Path of the data set's ``.inter``, ``.item`` ... file."""
+    return Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
+
+
+def check_dataset(config) -> None:
+    """Refuse a data set whose files or columns are not there, naming the command that makes them.
+
+    Raises:
+        UserError: missing ``.inter`` or ``.item`` file, or a column that the configuration names and no file has.
+    """
+    name = config["dataset"]
+    columns = {}
+    for suffix in ("inter", "item"):
+        path = atomic_file(config, suffix)
+        if not path.is_file():
+            if property_file("dataset", name).is_file():
+                about = config["about"] or {}
+                hint = f"; make it with: {' '.join(about['convert'].split())}" if about.get("convert") else ""
+            else:
+                near = did_you_mean(name, property_names("dataset"))
+                hint = near or "; known data sets: " + ", ".join(property_names("dataset"))
+            raise UserError(f"data set '{name}' has no file {os.path.relpath(path)}{hint}")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            columns[suffix] = [column.split(":")[0] for column in file.readline().rstrip("\r\n").split("\t")]
+    if config["title_field"] is None:
+        guess = next((column for column in columns["item"] if "title" in column or "name" in column), None)
+        raise UserError(f"data set '{name}' names no title_field; its .item file has: {', '.join(columns['item'])}"
+                        + (f"; did you mean --title_field={guess}?" if guess else ""))
+    load = config["load_col"] or {}
+    needed = [(key, "inter", config[key]) for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "true_time_field")]
+    needed += [(key, "item", config[key]) for key in ("ITEM_ID_FIELD", "title_field")]
+    needed += [(f"load_col.{suffix}", suffix, field) for suffix in columns for field in _listed(load.get(suffix))]
+    for key, suffix, field in needed:
+        if field is not None and field not in columns[suffix]:
+            raise UserError(f"{key}='{field}' is not a column of {name}.{suffix}, which has: "
+                            f"{', '.join(columns[suffix])}" + did_you_mean(str(field), columns[suffix]))
+        if field is not None and load and load.get(suffix) != "*" and field not in _listed(load.get(suffix)):
+            raise UserError(f"{key}='{field}' is not among the columns that load_col.{suffix} loads: "
+                            f"{', '.join(map(str, _listed(load.get(suffix)))) or 'none'}")
+
+
+def _listed(columns) -> list:
+    return columns if isinstance(columns, list) else []

@@ -1,0 +1,46 @@
+"""Package metadata. ``properties/`` is shipped inside the package, so that an installed copy works from any folder."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+version: dict = {}
+exec((HERE / "recbole_genrec" / "version.py").read_text(encoding="utf-8"), version)
+
+PROPERTY_FOLDERS = ["", *sorted(path.name for path in (HERE / "properties").iterdir() if path.is_dir())]
+PACKAGES = ["recbole_genrec", "recbole_genrec.backbone", "recbole_genrec.data", "recbole_genrec.decoding",
+            "recbole_genrec.evaluation", "recbole_genrec.index", "recbole_genrec.model",
+            "recbole_genrec.model.sequential_recommender", "dataset_converters"]
+
+setup(
+    name="recbole-genrec",
+    version=version["__version__"],
+    description="Generative recommenders beside the classical sequential baselines, inside RecBole: "
+                "same splits, same evaluator",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=[*PACKAGES, "recbole_genrec.properties"],
+    package_dir={"recbole_genrec.properties": "properties"},
+    package_data={"recbole_genrec.properties": [f"{folder}/*.yaml".lstrip("/") for folder in PROPERTY_FOLDERS]},
+    install_requires=[
+        "recbole==1.2.1",       # its internals are subclassed and repaired (compat.py)
+        "torch>=2.6",
+        "transformers>=5.0,<6",
+        "peft>=0.17",
+        "tokenizers>=0.22",
+        "safetensors>=0.5",
+        "numpy>=1.26,<3",
+        "pandas>=2.0,<3",       # pandas 3's copy-on-write breaks RecBole's in-place remapping
+        "pyarrow>=14",          # per_user.parquet
+        "setuptools<81",        # RecBole's dependencies still import pkg_resources
+        "pyyaml>=6",
+        "filelock>=3.12",
+        "tabulate>=0.9",
+        "tqdm>=4.60",
+    ],
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100"]},
+    entry_points={"console_scripts": ["recbole-genrec = recbole_genrec.cli:main"]},
+)

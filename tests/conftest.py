@@ -1,0 +1,77 @@
+"""What the tests share: tiny random language models, catalogues of title-like spellings, prompts of any length."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach the network
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from recbole_genrec.decoding.trie import Trie
+from recbole_genrec.prompt import Batch
+
+#: Token that ends every spelling made here; tokens below FIRST_WORD are never part of a title.
+END, FIRST_WORD = 2, 10
+
+
+def tiny_model(kind: str, vocab: int = 200, seed: int = 0):
+    """A random two-layer model whose distributions are far from flat, so that its rankings have no near-ties."""
+    torch.manual_seed(seed)
+    shape = dict(vocab_size=vocab, bos_token_id=1, eos_token_id=END, pad_token_id=0)
+    rotary = dict(**shape, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                  num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3)
+    if kind == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(**shape, n_embd=32, n_layer=2, n_head=4, n_positions=256,
+                                           initializer_range=0.3, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    elif kind == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**rotary))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**rotary))
+    return model.eval()
+
+
+def random_spellings(count: int, seed: int = 0, vocab: int = 200) -> list[list[int]]:
+    """``count`` different title-like sequences: skewed words, shared prefixes, one a prefix of another, END last."""
+    rng = np.random.default_rng(seed)
+    words = FIRST_WORD + np.minimum(rng.zipf(1.4, 100 * count + 1000), vocab - FIRST_WORD) - 1
+    spellings: dict[tuple[int, ...], None] = {}
+    while len(spellings) < count:
+        stem: list[int] = []
+        if spellings and rng.random() < 0.5:  # grow from the start of a title that is there
+            known = list(spellings)[rng.integers(len(spellings))][:-1]
+            stem = list(known[: rng.integers(1, len(known) + 1)])
+        spellings[(*stem, *rng.choice(words, rng.integers(1, 7)).tolist(), END)] = None
+    return [list(spelling) for spelling in spellings]
+
+
+def trie_of(spellings: list[list[int]], items: list[int] | None = None) -> Trie:
+    """The trie over token sequences of items 1, 2, ... (or of the given ids)."""
+    offsets = np.concatenate([[0], np.cumsum([len(spelling) for spelling in spellings])])
+    flat = np.array([token for spelling in spellings for token in spelling], dtype=np.int64)
+    return Trie.build(flat, offsets, np.array(items or range(1, len(spellings) + 1)))
+
+
+def batch_of(rows: list[list[int]]) -> Batch:
+    """Token rows, padded on the right."""
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    return Batch(tokens, lengths, torch.zeros_like(tokens), torch.zeros_like(tokens))
+
+
+def random_prompts(users: int, seed: int = 0, vocab: int = 200, longest: int = 30) -> list[list[int]]:
+    """Prompts of different lengths, from one token up."""
+    rng = np.random.default_rng(seed)
+    return [[1, *rng.integers(3, vocab, rng.integers(0, longest)).tolist()] for _ in range(users)]
+
+
+@pytest.fixture(autouse=True)
+def _few_threads():
+    """The models are tiny: threads only get in each other's way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,185 @@
+"""Losses against slow references: every item scored by brute force, every sample run through the model alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from conftest import random_spellings, trie_of
+from data_helpers import config_of, random_interactions, write_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+
+from recbole_genrec.benchmark import Data
+from recbole_genrec.decoding.exact import step_log_probs
+from recbole_genrec.model.sequential_recommender.genrec import GenRec
+
+# ---------------------------------------------------------------------------------------------- step_log_probs
+
+
+def path_of(trie, rank: int) -> list[int]:
+    """Nodes from below the root to the leaf of a rank."""
+    nodes, node = [], int(trie.leaf[rank])
+    while node:
+        nodes.append(node)
+        node = int(trie.parent[node])
+    return nodes[::-1]
+
+
+@given(st.integers(1, 40), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_along_the_path_it_is_the_cross_entropy_over_all_items(count, seed):
+    spellings = random_spellings(count, seed, vocab=40)
+    trie = trie_of(spellings)
+    table = torch.randn(len(trie), 40, generator=torch.Generator().manual_seed(seed)) * 3  # logits after each node
+    losses = []
+    for rank in range(count):
+        path = torch.tensor(path_of(trie, rank))
+        losses.append(-step_log_probs(table[trie.parent[path]], path, trie).sum())
+    losses = torch.stack(losses)
+
+    # Brute force on the spellings: a word's probability among the words that any title has there.
+    node_of = {tuple(): 0}
+    for rank in range(count):
+        spelling = spellings[int(trie.item[rank]) - 1]
+        node_of.update({tuple(spelling[:n]): node for n, node in enumerate(path_of(trie, rank), start=1)})
+    expected = torch.zeros(count)
+    for rank in range(count):
+        spelling = spellings[int(trie.item[rank]) - 1]
+        for n, token in enumerate(spelling):
+            prefix = spelling[:n]
+            siblings = sorted({other[n] for other in spellings if other[:n] == prefix and len(other) > n})
+            taken = torch.tensor(siblings.index(token))
+            expected[rank] += cross_entropy(table[node_of[tuple(prefix)]][siblings], taken)
+    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.exp(-losses).sum(), torch.tensor(1.0), atol=1e-4, rtol=0)
+
+
+def test_its_gradient_is_that_of_the_softmax_over_the_children():
+    trie = trie_of(random_spellings(30, 1, vocab=40))
+    node = torch.tensor(path_of(trie, 4) + path_of(trie, 17))
+    logits = torch.randn(len(node), 40, requires_grad=True)
+    (-step_log_probs(logits, node, trie)).sum().backward()
+    expected = torch.zeros_like(logits)
+    for row, taken in enumerate(node.tolist()):
+        parent = trie.parent[taken]
+        children = torch.arange(int(trie.first[parent]), int(trie.first[parent + 1]))
+        expected[row, trie.token[children]] = logits.detach()[row, trie.token[children]].softmax(0)
+        expected[row, trie.token[taken]] -= 1
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_it_bears_huge_logits():
+    trie = trie_of([[10, 2], [11, 2]])
+    logits = torch.tensor([[0.0] * 10 + [1e4, -1e4], [0.0] * 10 + [1e4, -1e4]])
+    losses = -step_log_probs(logits, torch.tensor([1, 2]), trie)
+    assert losses.tolist() == [0.0, 2e4]
+
+
+# ------------------------------------------------------------------------------------------------- GenRec's loss
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Users of 4 to 18 interactions over titles that share words, one of them twice."""
+    titles = {f"i{n}": title for n, title in enumerate(
+        ["Lego", "Lego City", "Lego City Police", "Lego", "Uno, the game", "Uno", *(f"Toy {n}" for n in range(24))])}
+    return write_dataset(tmp_path_factory.mktemp("data"), random_interactions(25, 30, 4, 18), titles)
+
+
+def make(dataset, **settings):
+    """A scratch GenRec in fp32 and its data."""
+    config = config_of(dataset, "GenRec", precision="fp32", gpu_id="", num_beams=10, **settings)
+    data = Data.load(config)
+    torch.manual_seed(0)
+    model = GenRec(config, data.parts[0]).eval()
+    # Far from flat, so that a wrong token or place shows.
+    for weight in model.backbone.parameters():
+        torch.nn.init.normal_(weight, std=0.2) if weight.dim() > 1 else None
+    return model, data
+
+
+@torch.no_grad()
+def reference(model, interaction, prefixes: list[int]) -> float:
+    """The documented loss, one sample at a time: no batch, no padding, plain Python."""
+    layout, objective = model.config["layout"], model.config["objective"]
+    vocabulary, catalogue, targets = [], 0.0, 0
+    spellings = [model.index.spelling(item) for item in range(model.index.n_items)]
+    encode = lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    for history, target, prefix in zip(interaction[model.ITEM_SEQ].tolist(), interaction[model.ITEM_ID].tolist(),
+                                       prefixes):
+        tokens = [model.tokenizer.bos_token_id, *encode(model.template.prefixes[prefix])]
+        spans = []
+        for item in [item for item in history if item]:
+            spans.append((len(tokens), item))
+            tokens += spellings[item]
+        tokens += encode(model.template.suffix)
+        spans = [] if layout == "per_target" else spans
+        spans.append((len(tokens), target))
+        tokens += spellings[target]
+        log_probs = model.backbone.core(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        for begin, item in spans:
+            targets += 1
+            for n, token in enumerate(spellings[item]):
+                step, before = log_probs[begin + n - 1], spellings[item][:n]
+                vocabulary.append(-float(step[token]))
+                siblings = sorted({other[n] for other in spellings[1:] if other[:n] == before and len(other) > n})
+                catalogue -= float(step[token] - step[siblings].logsumexp(0))
+        if model.config["train_on_prompt"]:
+            vocabulary = vocabulary[: len(vocabulary) - sum(len(spellings[item]) for _, item in spans)]
+            vocabulary += [-float(log_probs[place - 1, token]) for place, token in enumerate(tokens) if place]
+    return catalogue / targets if objective == "catalogue" else sum(vocabulary) / len(vocabulary)
+
+
+@pytest.mark.parametrize("layout", ["per_target", "continuation"])
+@pytest.mark.parametrize("objective, train_on_prompt", [("vocabulary", False), ("vocabulary", True),
+                                                        ("catalogue", False)])
+def test_the_loss_is_that_of_each_sample_alone(dataset, layout, objective, train_on_prompt):
+    model, data = make(dataset, layout=layout, objective=objective, train_on_prompt=train_on_prompt)
+    rows = torch.arange(0, len(data.parts[0]), 11)
+    interaction = data.parts[0].inter_feat[rows]
+    torch.manual_seed(5)
+    prefixes = torch.randint(len(model.template.prefixes), (len(rows), 1)).flatten().tolist()
+    torch.manual_seed(5)
+    loss = float(model.calculate_loss(interaction).detach())
+    assert loss == pytest.approx(reference(model, interaction, prefixes), rel=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["per_target", "continuation"])
+def test_every_weight_of_a_scratch_model_gets_a_gradient(dataset, layout):
+    model, data = make(dataset, layout=layout)
+    model.calculate_loss(data.parts[0].inter_feat[torch.arange(8)]).backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.parameters())
+
+
+# ---------------------------------------------------------------------------------------------- training_rows
+
+@pytest.mark.parametrize("longest", [1, 3, 5, 50])
+def test_continuation_covers_each_training_interaction_once(dataset, longest):
+    model, data = make(dataset, layout="continuation", MAX_ITEM_LIST_LENGTH=longest)
+    train = data.parts[0]
+    chosen = train.inter_feat[model.training_rows(train)]
+    covered = Counter()
+    for user, history, target in zip(chosen[model.USER_ID].tolist(), chosen[model.ITEM_SEQ].tolist(),
+                                     chosen[model.ITEM_ID].tolist()):
+        covered.update((user, item) for item in [*history, target] if item)
+    # All but each user's last two, which are the targets of validation and test.
+    everything, left = data.dataset.sequences, Counter()
+    by_user: dict[int, list[int]] = {}
+    for user, item in zip(everything.user.tolist(), everything.item.tolist()):
+        by_user.setdefault(user, []).append(item)
+    for user, items in by_user.items():
+        left.update((user, item) for item in items[:-2])
+    assert max(left.values()) == 1  # no user repeats an item here, so a pair is an interaction
+    missing = left - covered
+    assert not covered - left
+    # A window of one item has no history to predict it from: it may be what is left over at a user's beginning.
+    assert all(count == 1 for count in missing.values())
+    for user, item in missing:
+        assert item == by_user[user][0] and (len(by_user[user]) - 2) % (longest + 1) == 1
+
+
+def test_per_target_trains_on_every_sample(dataset):
+    model, data = make(dataset, layout="per_target")
+    assert model.training_rows(data.parts[0]) is None
