@@ -8,6 +8,7 @@ silently becomes a random split.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Iterable
 
@@ -75,9 +76,8 @@ class Config(recbole.config.Config):
         check_kinds(final)  # before RecBole works with them: its errors do not name the key
         return final
 
-
     def _set_default_parameters(self):
         folder = Path(self.final_config_dict["data_path"]) / self.dataset
         super()._set_default_parameters()
-        if folder.is_dir():  # RecBole always takes its own copy of ml-100k
+        if os.path.isdir(folder):  # RecBole always takes its own copy of ml-100k
             self.final_config_dict["data_path"] = str(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,7 @@ class PromptTemplate:
             UserError: no such prompt.
         """
         path = property_file("prompt", name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             names = property_names("prompt")
             hint = did_you_mean(name, names) or f"; prompts: {', '.join(names)}"
             raise UserError(f"unknown prompt '{name}'{hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def our_properties(model: str, dataset: str) -> dict[str, Any]:
     """What our YAML files say for this pair: overall, then model, then data set."""
     merged: dict[str, Any] = {}
     for path in (property_file("", "overall"), property_file("model", model), property_file("dataset", dataset)):
-        if path.is_file():
+        if os.path.isfile(path):
             merged = merge(merged, read_yaml(path))
     return merged
 

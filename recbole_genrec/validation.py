@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Iterable
@@ -51,9 +51,11 @@ def item_indexes() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "base")))
 
 
+_LARGEST = sys.float_info.max  # more is infinite, or an integer that no float holds
 #: key -> (type, smallest allowed, largest allowed); a key is checked only where it is set and not None.
 _NUMBERS = {
-    "epochs": (int, 0, None), "metric_decimal_place": (int, 1, None), "train_batch_size": (int, 1, None), "eval_batch_size": (int, 1, None),
+    "epochs": (int, 0, None), "metric_decimal_place": (int, 1, None), "train_batch_size": (int, 1, None),
+    "eval_batch_size": (int, 1, None),
     "MAX_ITEM_LIST_LENGTH": (int, 1, None), "learning_rate": (float, 0, None), "weight_decay": (float, 0, None),
     "eval_step": (int, 0, None), "stopping_step": (int, 0, None), "seed": (int, 0, 2**32 - 1),
     "lora_r": (int, 1, None), "lora_alpha": (float, 0, None), "lora_dropout": (float, 0, 1),
@@ -64,8 +66,8 @@ _NUMBERS = {
 }
 #: key -> what its value must be, where it is set and not None.
 KINDS = {
-    "about": dict, "load_col": dict, "eval_args": dict, "clip_grad_norm": dict, "data_path": str, "valid_metric": str, "output_dir": str,
-    "llm": str, "prompt": str, "title_field": str, "title_format": str, "true_time_field": str,
+    "about": dict, "load_col": dict, "eval_args": dict, "clip_grad_norm": dict, "data_path": str,
+    "valid_metric": str, "output_dir": str, "llm": str, "prompt": str, "title_field": str, "title_format": str, "true_time_field": str,
     "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
 }
 #: Of the choices below, those that may be left open.
@@ -103,7 +105,7 @@ def check_values(config) -> None:
         if value is None:
             continue
         right_type = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-        if not right_type or not low <= value <= (math.inf if high is None else high) or math.isinf(value):
+        if not right_type or not low <= value <= (_LARGEST if high is None else high):
             span = f"at least {low}" if high is None else f"from {low} to {high}"
             raise UserError(f"{key}={value!r} must be {'a number' if kind is float else 'a whole number'} {span}")
     for key, choices in _CHOICES.items():
@@ -133,8 +135,8 @@ def check_dataset(config) -> None:
     columns = {}
     for suffix in ("inter", "item"):
         path = atomic_file(config, suffix)
-        if not path.is_file():
-            if property_file("dataset", name).is_file():
+        if not os.path.isfile(path):
+            if os.path.isfile(property_file("dataset", name)):
                 about = config["about"] or {}
                 hint = f"; make it with: {' '.join(about['convert'].split())}" if about.get("convert") else ""
             else:
@@ -148,7 +150,8 @@ def check_dataset(config) -> None:
         raise UserError(f"data set '{name}' names no title_field; its .item file has: {', '.join(columns['item'])}"
                         + (f"; did you mean --title_field={guess}?" if guess else ""))
     load = config["load_col"] or {}
-    needed = [(key, "inter", config[key]) for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "true_time_field")]
+    needed = [(key, "inter", config[key])
+              for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "true_time_field")]
     needed += [(key, "item", config[key]) for key in ("ITEM_ID_FIELD", "title_field")]
     needed += [(f"load_col.{suffix}", suffix, field) for suffix in columns for field in _listed(load.get(suffix))]
     for key, suffix, field in needed:

@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach the network
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from recbole_genrec.decoding.trie import Trie
 from recbole_genrec.prompt import Batch
+
+# The same examples everywhere and always; `HYPOTHESIS_PROFILE=explore` looks for new ones.
+hypothesis.settings.register_profile("default", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", derandomize=False, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 #: Token that ends every spelling made here; tokens below FIRST_WORD are never part of a title.
 END, FIRST_WORD = 2, 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +57,11 @@ def resolve(name: str) -> dict | str:
     Raises:
         UserError: a folder without a model, or nothing that could be meant.
     """
-    if property_file("backbone", name).is_file():
+    if os.path.isfile(property_file("backbone", name)):
         description = read_yaml(property_file("backbone", name))
         return description if "config" in description else resolve(description["llm"])
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):
         if not (folder / "config.json").is_file():
             raise UserError(f"--llm={name}: the folder holds no model (no config.json)")
         return str(folder)
