@@ -24,7 +24,10 @@ from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import init_seed
 
 from recbole_genrec.config import Config
-from recbole_genrec.data.dataset import GenRecDataset, split_fingerprint
+from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.fingerprint import data_fingerprint, split_fingerprint
+from recbole_genrec.data.leakage import find_leaks
+from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.validity import free_generation
 from recbole_genrec.records import write_record
@@ -65,7 +68,8 @@ class Data:
             if len(part) == 0:
                 raise UserError(f"data set '{config['dataset']}' leaves no {name} sample: leave-one-out needs users "
                                 "with at least 4 interactions")
-        return cls(dataset, parts, dataset.fingerprint(), split_fingerprint(dataset, parts))
+        targets = [part.inter_feat[TARGET_ROW] for part in parts]
+        return cls(dataset, parts, data_fingerprint(dataset), split_fingerprint(dataset, targets))
 
     def loaders(self, config: Config, model=None):
         """RecBole's train, valid and test loaders; the model may narrow the training samples to those it uses."""
@@ -175,7 +179,17 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
                       objective=config["objective"])
         if config["validity_users"]:
             record.update(free_generation(model, test, config["validity_users"]))
-    return record
+    return {**record, "leakage": _leakage(data)}  # last: its memory is no part of the run's
+
+
+def _leakage(data: Data) -> dict[str, Any] | None:
+    """What the data set gives away, for the record; a check that breaks costs no run."""
+    try:
+        return find_leaks(data.dataset, data.parts)
+    except Exception as error:
+        log.warning("warning: the leak checks of %s failed: %s: %s", data.dataset.dataset_name,
+                    type(error).__name__, error)
+        return None
 
 
 def rank_metrics(rank: pd.Series, topk: list[int]) -> dict[str, float]:

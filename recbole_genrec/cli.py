@@ -1,4 +1,4 @@
-"""Command line: ``run_benchmark.py ...`` and ``recbole-genrec run ...``."""
+"""Command line: ``run_benchmark.py ...``, ``recbole-genrec run ...`` and ``recbole-genrec check-data ...``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ _EXAMPLES = """examples:
 Any configuration key of RecBole, of the model or of this project is given as --key=value.
 Exit code: 0 done, 2 a mistake in the call (one line says which), 1 a run failed (its record says why),
 130 interrupted.
+"""
+
+_CHECK_EXAMPLES = """examples:
+  %(prog)s --dataset=ml-100k
+  %(prog)s --dataset=amazon-toys,amazon-beauty --data_path=./dataset
+  %(prog)s --dataset=mine --config_files=mine.yaml --repeat_consumption=true
+
+A line of the table is "ok", "LEAK" (the data give test items away, or a test means little) or "note" (worth knowing).
+Any configuration key of RecBole or of this project is given as --key=value.
+Exit code: 0 done, whatever was found; 2 a mistake in the call (one line says which).
 """
 
 
@@ -58,22 +68,32 @@ def _main(argv: list[str]) -> int:
     run.add_argument("--seed", default=None, help="one or more seeds, separated by commas (default 2023)")
     run.add_argument("--llm", default=None, help="backbone of generative models: hub id, folder, or a name in "
                                                  "properties/backbone")
-    run.add_argument("--config_files", default="", help="YAML files, separated by blanks; later ones win")
     run.add_argument("--output_dir", default=None, help="where records and leaderboard.csv go (default results)")
-    run.add_argument("--data_path", default=None, help="folder that holds <dataset>/<dataset>.inter (default dataset)")
+    check = commands.add_parser("check-data", help="tell what data sets give away", allow_abbrev=False,
+                                formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_CHECK_EXAMPLES,
+                                description="Leak checks of data sets and their splits, one table each.")
+    check.add_argument("--dataset", required=True, help="one or more data sets, separated by commas")
+    for command in (run, check):
+        command.add_argument("--config_files", default="", help="YAML files, separated by blanks; later ones win")
+        command.add_argument("--data_path", default=None,
+                             help="folder that holds <dataset>/<dataset>.inter (default dataset)")
     arguments, rest = parser.parse_known_args(argv)
     from recbole_genrec.runtime import keep_freed_memory, quiet
-    from recbole_genrec.suite import run_suite
 
     overrides = _overrides(rest)
     for name in ("llm", "output_dir", "data_path"):
-        if getattr(arguments, name) is not None:
-            value = getattr(arguments, name)
+        if (value := getattr(arguments, name, None)) is not None:
             overrides[name] = os.path.expanduser(value)
     quiet()
     keep_freed_memory()
-    return run_suite(_names(arguments.model, "--model"), _names(arguments.dataset, "--dataset"),
-                     _seeds(arguments.seed), arguments.config_files.split(), overrides)
+    datasets, config_files = _names(arguments.dataset, "--dataset"), arguments.config_files.split()
+    if arguments.command == "check-data":
+        from recbole_genrec.check import check_data
+
+        return check_data(datasets, config_files, overrides)
+    from recbole_genrec.suite import run_suite
+
+    return run_suite(_names(arguments.model, "--model"), datasets, _seeds(arguments.seed), config_files, overrides)
 
 
 def _overrides(rest: list[str]) -> dict[str, Any]:

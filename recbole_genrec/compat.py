@@ -7,19 +7,15 @@ What is *not* here on purpose: ``recbole.quick_start`` and ``recbole.trainer.hyp
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import os
 import sys
 import types
 
 import numpy as np
-import pandas as pd
 
-from recbole_genrec.errors import UserError
 from recbole_genrec.settings import our_properties
 
 _RECBOLE_MODELS = "recbole.model.sequential_recommender."
@@ -113,34 +109,13 @@ def no_tensorboard():
         trainer.get_tensorboard = original
 
 
-def _check_fields(path: str, separator: str) -> None:
-    """Refuse an atomic file in which a line has more or fewer fields than the header: pandas would shift or cut it."""
-    content = np.fromfile(path, dtype=np.uint8)
-    ends = np.flatnonzero(content == ord("\n"))
-    if len(content) and content[-1] != ord("\n"):
-        ends = np.append(ends, len(content))
-    fields = np.diff(np.searchsorted(np.flatnonzero(content == ord(separator)), ends), prepend=0) + 1
-    blank = np.diff(ends, prepend=-1) == 1
-    if len(wrong := np.flatnonzero((fields != fields[0]) & ~blank)):
-        more = f" (and {len(wrong) - 1} more such lines)" if len(wrong) > 1 else ""
-        raise UserError(f"{os.path.relpath(path)} line {wrong[0] + 1} has {fields[wrong[0]]} fields, its header "
-                        f"{fields[0]}{more}")
-
-
 @contextlib.contextmanager
-def raw_atomic_files():
-    """Within this block RecBole's data set reads atomic files as raw tab-separated text, by pandas' C parser.
+def atomic_files_read_by(read_csv):
+    """Within this block RecBole's data set reads atomic files by ``read_csv``.
 
-    RecBole calls ``pd.read_csv`` in the middle of a long method with the slow Python engine and default quoting:
-    a title that begins with a quote swallows lines, and ``NA``, ``null`` or ``nan`` becomes a missing value.
-    Here only an empty field is missing.
+    It calls ``pd.read_csv`` in the middle of a long method, with the slow Python engine and default quoting.
     """
     from recbole.data.dataset import dataset
-
-    def read_csv(path, delimiter, usecols, dtype, encoding, engine):
-        _check_fields(path, delimiter)
-        return pd.read_csv(path, sep=delimiter, usecols=usecols, dtype=dtype, encoding=encoding, engine="c",
-                           quoting=csv.QUOTE_NONE, keep_default_na=False, na_values={name: [""] for name in dtype})
 
     original, dataset.pd = dataset.pd, types.SimpleNamespace(read_csv=read_csv)
     try:

@@ -33,13 +33,7 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     """
     for model in models:
         get_model(model)
-    for dataset in datasets:
-        if not re.fullmatch(r"[\w][\w.+-]{0,99}", dataset):
-            raise UserError(f"'{dataset}' is no data set name: letters, digits, '.', '_', '+' and '-' only, up to 100")
-    given: dict[str, Any] = {}
-    for settings in (*(read_yaml(os.path.expanduser(file)) for file in config_files), overrides):
-        given = merge(given, settings)
-    check_keys([key for key in given if key not in ("model", "dataset")], models, datasets)
+    given = gather_settings(models, datasets, config_files, overrides)
     given.setdefault("show_progress", sys.stderr.isatty())
 
     plan = _plan(models, datasets, seeds, given)
@@ -72,6 +66,23 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     print(tabulate([[record.get(column) for column in shown] for record in records], headers=shown, floatfmt=".4f"))
     print(f"\nrecords: {output_dir / 'runs'}   leaderboard: {output_dir / 'leaderboard.csv'}")
     return 1 if any(record["status"] != "ok" for record in records) else 2 if mistakes else 0
+
+
+def gather_settings(models: list[str], datasets: list[str], config_files: list[str],
+                    overrides: dict[str, Any]) -> dict[str, Any]:
+    """What the user set, in the files and over them.
+
+    Raises:
+        UserError: a name that no data set has, a file that cannot be read, a key that none of the models reads.
+    """
+    for dataset in datasets:
+        if not re.fullmatch(r"[\w][\w.+-]{0,99}", dataset):
+            raise UserError(f"'{dataset}' is no data set name: letters, digits, '.', '_', '+' and '-' only, up to 100")
+    given: dict[str, Any] = {}
+    for settings in (*(read_yaml(os.path.expanduser(file)) for file in config_files), overrides):
+        given = merge(given, settings)
+    check_keys([key for key in given if key not in ("model", "dataset")], models, datasets)
+    return given
 
 
 def _plan(models: list[str], datasets: list[str], seeds: list[int], given: dict[str, Any]) -> list[Config]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_model, save_model
 from transformers import get_scheduler
 
 from recbole_genrec import compat
-from recbole_genrec.data.dataset import TARGET_ROW
+from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.evaluation.ranking import HISTORY, mask_items, settle, target_rank
 
 
@@ -122,8 +122,9 @@ class GenRecTrainer(Trainer):
 
         Returns:
             metrics by RecBole's names, and a table with one row a user: ``user, target, rank`` (from 1, NaN if the
-            target was not recommended), ``tied`` (same time as the item before it; NA: unknown), ``history`` (its length),
-            ``in_history`` (the target is among the items that the user had), ``topk`` (list of item ids, best first).
+            target was not recommended), ``tied`` (same time as the item before it; NA: unknown), ``history`` (its
+            length), ``in_history`` (the target is among the items that the user had), ``topk`` (list of item ids,
+            best first).
         """
         policy, self.mask_history, self._per_user = self.mask_history, mask_history, []
         try:
@@ -140,7 +141,8 @@ class GenRecTrainer(Trainer):
 
     def _fair(self, interaction, scores, positive_u, positive_i):
         """What RecBole's evaluator gets to see: history masked by the policy, the target behind its ties."""
-        history = self.sequences.history(interaction[TARGET_ROW].cpu())
+        history = interaction[HISTORY] if HISTORY in interaction else \
+            self.sequences.history(interaction[TARGET_ROW].cpu())
         target = positive_i.to(scores.device)
         if self.mask_history:
             scores = mask_items(scores, history.to(scores.device))
@@ -167,7 +169,8 @@ class GenRecTrainer(Trainer):
             "user": interaction[self.config["USER_ID_FIELD"]].cpu().numpy(), "target": target.cpu().numpy(),
             "rank": np.where(rank == 0, np.nan, rank), "tied": tied,
             "history": (history > 0).sum(1).numpy(),
-            "in_history": (history == target.cpu().unsqueeze(1)).any(1).numpy(), "topk": [row[row > 0].tolist() for row in items],
+            "in_history": (history == target.cpu().unsqueeze(1)).any(1).numpy(),
+            "topk": [row[row > 0].tolist() for row in items],
         })
 
 

@@ -67,8 +67,8 @@ _NUMBERS = {
 #: key -> what its value must be, where it is set and not None.
 KINDS = {
     "about": dict, "load_col": dict, "eval_args": dict, "clip_grad_norm": dict, "data_path": str,
-    "valid_metric": str, "output_dir": str, "llm": str, "prompt": str, "title_field": str, "title_format": str, "true_time_field": str,
-    "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
+    "valid_metric": str, "output_dir": str, "llm": str, "prompt": str, "title_field": str, "title_format": str,
+    "true_time_field": str, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
 }
 #: Of the choices below, those that may be left open.
 _MAY_BE_NULL = {"mask_history", "lr_scheduler_type"}
@@ -138,7 +138,8 @@ def check_dataset(config) -> None:
         if not os.path.isfile(path):
             if os.path.isfile(property_file("dataset", name)):
                 about = config["about"] or {}
-                hint = f"; make it with: {' '.join(about['convert'].split())}" if about.get("convert") else ""
+                ways = [" ".join(about[key].split()) for key in ("convert", "convert_sequences") if about.get(key)]
+                hint = f"; make it with: {', or: '.join(ways)}" if ways else ""
             else:
                 near = did_you_mean(name, property_names("dataset"))
                 hint = near or "; known data sets: " + ", ".join(property_names("dataset"))

@@ -70,7 +70,7 @@ def test_unknown_model_names_the_nearest_or_all(capsys, name, nearest):
 @pytest.mark.parametrize("name, nearest", [("amazon-toy", "amazon-toys"), ("ml100k", "ml-100k"), ("zzz", None)])
 def test_unknown_dataset_names_the_nearest_or_all(capsys, name, nearest):
     line = refused(capsys, "--model=Pop", f"--dataset={name}")
-    assert (f"did you mean '{nearest}'" if nearest else "amazon-beauty, amazon-toys") in line
+    assert (f"did you mean '{nearest}'" if nearest else "amazon-beauty, amazon-beauty-2018") in line
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "a\nb", "a b", "n" * 300, "\x00", "-x"])
@@ -79,15 +79,16 @@ def test_a_path_is_no_dataset_name(capsys, name):
 
 
 def test_missing_files_name_the_command_that_makes_them(capsys, tmp_path):
-    convert = " ".join(read_yaml_of_toys()["about"]["convert"].split())
-    assert convert.startswith("python -m dataset_converters sequences") and "--name amazon-toys" in convert
+    about = read_yaml_of_toys()["about"]
+    raw, ready = (" ".join(about[key].split()) for key in ("convert", "convert_sequences"))
+    assert raw.startswith("python -m dataset_converters amazon") and "--name amazon-toys" in raw
     line = refused(capsys, "--model=Pop", "--dataset=amazon-toys")
-    assert "dataset/amazon-toys/amazon-toys.inter" in line and line.rstrip().endswith(convert)
+    assert "dataset/amazon-toys/amazon-toys.inter" in line and line.rstrip().endswith(f"{raw}, or: {ready}")
     target = tmp_path / "dataset" / "amazon-toys"
     target.mkdir(parents=True)
     (target / "amazon-toys.inter").write_text("user_id:token\n")
     line = refused(capsys, "--model=Pop", "--dataset=amazon-toys")
-    assert "amazon-toys.item" in line and line.rstrip().endswith(convert)
+    assert "amazon-toys.item" in line and line.rstrip().endswith(ready)
 
 
 def read_yaml_of_toys() -> dict:
@@ -309,6 +310,12 @@ def test_every_experiment_says_only_what_is_read(name):
 def test_every_data_set_says_where_it_comes_from(name):
     content = read_yaml(property_file("dataset", name))
     assert {"source", "licence", "domain", "expected"} <= content["about"].keys()
-    assert set(content["about"]["expected"]) == {"users", "items", "interactions"}
+    expected = content["about"]["expected"] or {}
+    published = {"users", "items", "interactions"} if not name.endswith("-2018") else {"read"}
+    assert set(expected) == (published if name != "amazon-sports-2023" else set())
+    for command in (content["about"].get("convert", ""), content["about"].get("convert_sequences", "")):
+        if "--expect" in command:  # what the converter checks is what the file says
+            counts = command.split("--expect ")[1].split()[0]
+            assert dict(pair.split("=") for pair in counts.split(",")) == {key: str(n) for key, n in expected.items()}
     assert content["title_field"] in content["load_col"]["item"]
     assert isinstance(content["repeat_consumption"], bool)

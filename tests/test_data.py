@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recbole.data.dataset import SequentialDataset
 
-from recbole_genrec.compat import raw_atomic_files
+from recbole_genrec.compat import atomic_files_read_by
 from recbole_genrec.data.catalogue import Catalogue
-from recbole_genrec.data.dataset import TARGET_ROW, GenRecDataset, Sequences
+from recbole_genrec.data.dataset import GenRecDataset, Sequences
+from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
 
 SAMPLE = ("user_id", "item_id_list", "item_length", "item_id", "time_list")
@@ -211,7 +212,7 @@ def test_the_reader_is_only_replaced_while_reading():
     from recbole.data.dataset import dataset
 
     before = dataset.pd
-    with pytest.raises(RuntimeError), raw_atomic_files():
+    with pytest.raises(RuntimeError), atomic_files_read_by(None):
         assert dataset.pd is not before
         raise RuntimeError
     assert dataset.pd is before

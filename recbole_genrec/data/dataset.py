@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
 from recbole.data.transform import construct_transform
+from recbole.utils import FeatureType
 from torch import Tensor
 
-from recbole_genrec.compat import raw_atomic_files
+from recbole_genrec.compat import atomic_files_read_by
+from recbole_genrec.data.reading import read_atomic
+from recbole_genrec.data.windows import Columns, Windows
 from recbole_genrec.errors import UserError
 
 log = logging.getLogger("recbole_genrec")
-
-#: Row number (in the sorted interactions) of each sample's target; lets every stage find the whole history.
-TARGET_ROW = "target_row"
 
 
 @dataclass
@@ -65,9 +67,7 @@ class GenRecDataset(SequentialDataset):
     * Atomic files are read as raw tab-separated text: RecBole's parser lets a title that begins with a quote
       swallow lines and turns ``NA`` or ``null`` into a missing value.
     * Times stay float64: RecBole's float32 moves the last item of 149 of ml-100k's 943 users.
-    * The sorted sequences and each sample's target row are kept, so that a whole history can be masked.
-
-    Samples are RecBole's own (``data_augmentation`` is inherited).
+    * Samples are windows over the sorted sequences, written out batch by batch. They are RecBole's own, in its order.
     """
 
     def __init__(self, config):
@@ -77,8 +77,12 @@ class GenRecDataset(SequentialDataset):
         super().__init__(config)
 
     def _load_feat(self, filepath, source):
-        with raw_atomic_files():
-            return super()._load_feat(filepath, source)
+        try:
+            with atomic_files_read_by(read_atomic):
+                return super()._load_feat(filepath, source)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{os.path.relpath(filepath)} is not in the encoding {error.encoding}: {error.reason}; "
+                            "set encoding") from None
 
     def _filter_inter_by_user_or_item(self):
         before = len(self.inter_feat)
@@ -98,60 +102,56 @@ class GenRecDataset(SequentialDataset):
         super()._fill_nan()
 
     def _dataframe_to_interaction(self, data):
-        interaction = super()._dataframe_to_interaction(data)
-        if self.time_field in data:
-            interaction.interaction[self.time_field] = torch.from_numpy(data[self.time_field].to_numpy(np.float64))
-        return interaction
+        plain = {FeatureType.TOKEN: torch.int64, FeatureType.FLOAT: torch.float32}
+        fast = {field: plain[self.field2type[field]] for field in data
+                if self.field2type[field] in plain and field not in self.config["numerical_features"]}
+        others = super()._dataframe_to_interaction(data[[field for field in data if field not in fast]])
+        columns = {}
+        for field in data:  # RecBole makes the tensor of a column element by element
+            kind = torch.float64 if field == self.time_field else fast.get(field)
+            columns[field] = others[field] if kind is None else torch.from_numpy(data[field].to_numpy()).to(kind)
+        return Interaction(columns)
 
     def data_augmentation(self):
-        uid = self.inter_feat[self.uid_field].numpy()
-        # The order that RecBole's two stable sorts give, computed here because the times must follow it too.
-        order = np.lexsort((self.inter_feat[self.time_field].numpy(), uid))
-        user = torch.from_numpy(uid[order])
-        changes = torch.ones(len(user), dtype=torch.bool)
-        changes[1:] = user[1:] != user[:-1]
-        rows = torch.arange(len(user))
-        start = torch.cummax(torch.where(changes, rows, 0), dim=0).values
-        times = np.full(len(user), np.nan) if self._times is None else self._times[order]
-        self.sequences = Sequences(user, self.inter_feat[self.iid_field][torch.from_numpy(order)],
-                                   torch.from_numpy(times), start)
-        super().data_augmentation()
-        self.inter_feat.interaction[TARGET_ROW] = rows[~changes]
+        """RecBole's samples as :class:`Windows`: same rows, same order, same columns, none of them written out."""
+        self._aug_presets()
+        columns, longest = self.inter_feat.interaction, self.max_item_list_len
+        user, time = columns[self.uid_field].numpy(), columns[self.time_field].numpy()
+        order = np.lexsort((time, user))
+        order = None if (order[1:] > order[:-1]).all() else torch.from_numpy(order)  # converted files are in order
+        n = len(user)
+        for field, column in columns.items():
+            column = column if order is None else column[order]
+            columns[field] = torch.cat([column, column.new_zeros(longest, *column.shape[1:])])
+        times = torch.full((n,), torch.nan, dtype=torch.float64) if self._times is None else \
+            torch.from_numpy(self._times if order is None else self._times[order])
+        user = columns[self.uid_field][:n]
+        is_first = torch.ones(n, dtype=torch.bool)
+        is_first[1:] = user[1:] != user[:-1]
+        rows = torch.arange(n)
+        start = torch.cummax(torch.where(is_first, rows, 0), dim=0).values
+        self.sequences = Sequences(user, columns[self.iid_field][:n], times, start)
+        lists = {getattr(self, f"{field}_list_field"): field for field in columns if field != self.uid_field}
+        self.inter_feat = Windows(Columns(columns, start, rows[~is_first], lists, self.item_list_length_field, longest))
 
-    # ------------------------------------------------------------------------------------------- fingerprints
+    def __getitem__(self, index, join=True):
+        samples = self.inter_feat[index]
+        samples = samples.gather() if isinstance(samples, Windows) else samples
+        return self.join(samples) if join else samples
 
-    def fingerprint(self) -> str:
-        """Hash of users, items, titles, order and times: the data, whatever the split."""
-        digest = hashlib.sha256()
-        for column in (self._raw(self.uid_field, self.sequences.user), self._raw(self.iid_field, self.sequences.item)):
-            digest.update("\n".join(column).encode())
-        digest.update(self.sequences.time.numpy().tobytes())
-        if self.item_feat is not None and self.config["title_field"] in self.item_feat:
-            from recbole_genrec.data.catalogue import Catalogue
+    # RecBole groups and splits in Python loops over lists of ints: a gigabyte for 25 million samples.
 
-            catalogue = Catalogue.from_dataset(self)
-            digest.update("\n".join(sorted(map("\t".join, zip(catalogue.item_tokens, catalogue.titles)))).encode())
-        return digest.hexdigest()[:16]
+    def _grouped_index(self, group_by_list):
+        """Sample numbers of each group, groups in order of first appearance: a list of int64 arrays."""
+        group, groups = pd.factorize(group_by_list)
+        ends = np.cumsum(np.bincount(group, minlength=len(groups)))
+        return np.split(np.argsort(group, kind="stable"), ends[:-1])
 
-    def _raw(self, field: str, ids: Tensor) -> np.ndarray:
-        return self.field2id_token[field].astype(str)[ids.numpy()]
-
-
-def split_fingerprint(dataset: GenRecDataset, parts) -> str:
-    """Hash of the item universe, of every user's sequence and of the places that are train, valid and test targets.
-
-    Two runs with the same one were trained on the same samples and tested on the same targets, whatever the model.
-
-    Args:
-        dataset: the whole data set, built.
-        parts: its train, valid and test data sets.
-    """
-    digest = hashlib.sha256("\n".join(sorted(dataset.field2id_token[dataset.iid_field].astype(str))).encode())
-    everything = torch.arange(len(dataset.sequences.user))  # a user's first item is nobody's target
-    for rows in (everything, *(part.inter_feat[TARGET_ROW] for part in parts)):
-        place = (rows - dataset.sequences.start[rows]).numpy().astype(str)
-        users = dataset._raw(dataset.uid_field, dataset.sequences.user[rows])
-        items = dataset._raw(dataset.iid_field, dataset.sequences.item[rows])
-        lines = sorted(map("\t".join, zip(users, items, place)))
-        digest.update(b"|" + "\n".join(lines).encode())
-    return digest.hexdigest()[:16]
+    def _split_index_by_leave_one_out(self, grouped_index, leave_one_num):
+        """The last ``leave_one_num`` of each group a part each, the others the first part; never a group's first."""
+        lengths = np.array([len(group) for group in grouped_index])
+        index = np.concatenate(grouped_index) if len(lengths) else np.zeros(0, dtype=np.int64)
+        from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(index))  # 1: the last of its group
+        left_out = np.repeat(np.minimum(leave_one_num, lengths - 1), lengths)
+        return [index[from_end > left_out],
+                *(index[(from_end == place) & (place <= left_out)] for place in range(leave_one_num, 0, -1))]

@@ -36,7 +36,8 @@ def free_generation(model, eval_data, users: int, beams: int = 10) -> dict[str, 
                                       max_new_tokens=longest, eos_token_id=end, pad_token_id=end)
         texts = model.tokenizer.batch_decode(generated[:, tokens.size(1):], skip_special_tokens=True)
         for first in range(0, len(texts), beams):
-            known = [text for text in (" ".join(text.split()) for text in texts[first:first + beams]) if text in spelled]
+            lines = (" ".join(text.split()) for text in texts[first:first + beams])
+            known = [line for line in lines if line in spelled]
             outputs, valid, repeated = outputs + beams, valid + len(known), repeated + len(known) - len(set(known))
         seen += len(tokens)
         if seen >= users:

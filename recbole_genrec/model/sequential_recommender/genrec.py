@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_genrec.data.dataset import TARGET_ROW
+from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
 

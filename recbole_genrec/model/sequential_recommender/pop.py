@@ -7,7 +7,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
-from recbole_genrec.data.dataset import TARGET_ROW
+from recbole_genrec.data.windows import TARGET_ROW
 
 
 class Pop(SequentialRecommender):
