@@ -20,13 +20,21 @@ import re
 from array import array
 from collections import defaultdict
 from itertools import zip_longest
-from typing import Iterable, Iterator
+from typing import Iterator
 
 import numpy as np
+import pyarrow as pa
 
-from .atomic import UNKNOWN_TIME, Corpus
+from .corpus import ATTRIBUTES, CATEGORIES, TITLE, UNKNOWN_TIME, Corpus
 from .reading import BLANKS, InputFile, Rejects
-from .titles import clean_title, natural_order
+from .staging import Staging
+from .titles import clean_title, natural_order, token_names
+
+EXAMPLES = """example:
+  python -m dataset_converters sequences --sequences user_sequences.txt.gz \\
+      --timestamps user_timestamps.txt.gz --titles item_titles.tsv.gz \\
+      --tie_order hash --item_ids shuffled --output dataset --name amazon-toys
+"""
 
 _FIELD = re.compile(f"[^{BLANKS}]+")
 _SECONDS = re.compile(r"-?[0-9]{1,18}")  # fits an int64; int() would also take "1_000"
@@ -44,8 +52,9 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--attributes", metavar="FILE", help="item<TAB>id id ...")
 
 
-def convert(args: argparse.Namespace, rejects: Rejects) -> Corpus:
-    """Read the files named in ``args``; malformed lines go to ``rejects``.
+def convert(args: argparse.Namespace, rejects: Rejects, staging: Staging) -> Corpus:
+    """Read the files named in ``args``; malformed lines go to ``rejects``. Ready-made sequences
+    are small: nothing is staged.
 
     Raises ConversionError where a file cannot be read at all.
     """
@@ -53,11 +62,11 @@ def convert(args: argparse.Namespace, rejects: Rejects) -> Corpus:
     paths = {key: getattr(args, key) for key in _INPUTS}
     files = {key: InputFile(path, rejects) for key, path in paths.items() if path is not None}
     corpus = read_interactions(files["sequences"], files.get("timestamps"))
-    corpus.titles, corpus.categories = read_titles(files["titles"])
+    titles, categories = read_titles(files["titles"])
     if "categories" in files:
-        corpus.categories = read_categories(files["categories"])
-    if "attributes" in files:
-        corpus.attributes = read_attributes(files["attributes"])
+        categories = read_categories(files["categories"])
+    attributes = read_attributes(files["attributes"]) if "attributes" in files else {}
+    corpus.columns = {TITLE: titles, CATEGORIES: categories, ATTRIBUTES: attributes}
     corpus.inputs = {key: file.describe() for key, file in files.items()}
     return corpus
 
@@ -91,8 +100,8 @@ def read_interactions(sequences: InputFile, timestamps: InputFile | None) -> Cor
                 timestamps.reject(time_number or number, str(error))
         times.extend(seconds or [UNKNOWN_TIME] * len(sequence))
     return Corpus(
-        users=list(users),
-        items=list(items),
+        users=pa.array(users, pa.string()),
+        items=pa.array(items, pa.string()),
         user=np.array(user_codes, dtype=np.int32),
         item=np.array(item_codes, dtype=np.int32),
         time=np.array(times, dtype=np.int64),
@@ -115,10 +124,10 @@ def _parse_times(line: str, user: str, length: int) -> list[int] | None:
     return [int(text) for text in fields]
 
 
-def read_titles(file: InputFile) -> tuple[dict[str, str], dict[str, list[str]]]:
+def read_titles(file: InputFile) -> tuple[dict[str, str], dict[str, str]]:
     """``{item: title}`` and, from movies.dat, ``{item: genres}`` (from a TSV table empty)."""
     titles: dict[str, str] = {}
-    genres: dict[str, list[str]] = {}
+    genres: dict[str, str] = {}
     is_movies: bool | None = None
     for number, line in file.lines():
         if is_movies is None:
@@ -140,13 +149,13 @@ def read_titles(file: InputFile) -> tuple[dict[str, str], dict[str, list[str]]]:
         else:
             titles[item] = title
             if names:
-                genres[item] = _names(names.split("|"))
+                genres[item] = token_names(names.split("|"))
     return titles, genres
 
 
-def read_categories(file: InputFile) -> dict[str, list[str]]:
-    """``{item: category names}``, each name once, in order of first mention."""
-    categories: dict[str, list[str]] = {}
+def read_categories(file: InputFile) -> dict[str, str]:
+    """``{item: category names with a blank between}``, each once, by first mention."""
+    categories: dict[str, str] = {}
     for number, line in file.lines():
         try:
             record = json.loads(line)
@@ -155,7 +164,7 @@ def read_categories(file: InputFile) -> dict[str, list[str]]:
             continue
         try:
             item = next(str(value) for key, value in record.items() if key != "categories")
-            names = _names(_flatten(record["categories"]))
+            names = token_names(flatten(record["categories"]))
         except (AttributeError, StopIteration, KeyError, TypeError, RecursionError):
             file.reject(number, 'not of the form {"id": ..., "categories": [...]}')
             continue
@@ -166,7 +175,7 @@ def read_categories(file: InputFile) -> dict[str, list[str]]:
     return categories
 
 
-def _flatten(names: object) -> Iterator[str]:
+def flatten(names: object) -> Iterator[str]:
     """The strings of a list or a list of lists; TypeError for anything else."""
     if not isinstance(names, list):
         raise TypeError
@@ -174,17 +183,12 @@ def _flatten(names: object) -> Iterator[str]:
         if isinstance(name, str):
             yield name
         else:
-            yield from _flatten(name)
+            yield from flatten(name)
 
 
-def _names(raw: Iterable[str]) -> list[str]:
-    # RecBole splits a token_seq at blanks, so a name must hold none.
-    return list(dict.fromkeys(n for name in raw if (n := clean_title(name).replace(" ", "_"))))
-
-
-def read_attributes(file: InputFile) -> dict[str, list[str]]:
-    """``{item: attribute ids}``."""
-    attributes: dict[str, list[str]] = {}
+def read_attributes(file: InputFile) -> dict[str, str]:
+    """``{item: attribute ids with a blank between}``."""
+    attributes: dict[str, str] = {}
     for number, line in file.lines():
         item, separator, ids = line.partition("\t")
         item = item.strip(BLANKS)
@@ -193,5 +197,5 @@ def read_attributes(file: InputFile) -> dict[str, list[str]]:
         elif item in attributes:
             file.reject(number, f"second line of item {item}")
         else:
-            attributes[item] = _FIELD.findall(ids)
+            attributes[item] = " ".join(_FIELD.findall(ids))
     return attributes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from typing import Iterable
 
 _ATTRIBUTE = r"""\s+[a-z-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>]+)"""
 # Only tags that shops do use, spelled as tags are: "<3", "< 5 lbs" and "<Title>" are text.
@@ -49,3 +50,9 @@ def natural_order(title: str) -> str:
         return f"{article}{head}" if article.endswith("'") else f"{article} {head}"
 
     return _TRAILING_ARTICLE.sub(swap, title)
+
+
+def token_names(raw: Iterable[str]) -> str:
+    """Names as one ``token_seq`` field: cleaned, each once, in order of first mention. RecBole
+    splits the field at blanks, so a name's own become underscores."""
+    return " ".join(dict.fromkeys(n for name in raw if (n := clean_title(name).replace(" ", "_"))))
