@@ -143,7 +143,7 @@ def kilobytes(path: str, field: str) -> int:
 
 
 def stock_alone(data_path: Path, minutes: float) -> str:
-    """How far stock RecBole gets with the large data set, in words; stopped before it takes the machine's last 1.5 GB."""
+    """How far stock RecBole gets with the large data set, in words; stopped before it takes the last 1.5 GB."""
     command = [sys.executable, __file__, "--step", "samples", "stock", str(data_path)]
     process, began, peak, spare = subprocess.Popen(command, stdout=subprocess.DEVNULL), time.time(), 0, True
     while process.poll() is None and spare and time.time() - began < 60 * minutes:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pyarrow as pa
+from filelock import FileLock, Timeout
 
 from . import __version__, reading
 from .reading import ConversionError
@@ -24,6 +25,8 @@ class Staging:
     A context manager. It leaves nothing behind after success and after a ConversionError; after
     anything else (a kill, Ctrl-C, a full disk) the parts stay for the next run.
 
+    Two conversions to one target do not run at a time: the second is refused (ConversionError).
+
     A part is an Arrow table in its own file, renamed into place when complete. Parts belong to a
     key, the hash of all they depend on: with another key they are thrown away.
     """
@@ -31,9 +34,16 @@ class Staging:
     def __init__(self, target: Path) -> None:
         self.target = target
         self.folder = target.parent / f".{target.name}.staging"
+        self._lock = FileLock(target.parent / f".{target.name}.lock", timeout=0)
         self._made: list[Path] = []
 
     def __enter__(self) -> Staging:
+        self._make_parent()
+        try:
+            self._lock.acquire()
+        except Timeout:
+            message = f"{self.target.name}: another conversion to this folder is running"
+            raise ConversionError(message) from None
         old = self.folder / "old"
         if old.exists() and not self.target.exists():
             os.replace(old, self.target)  # killed between the two renames of publish()
@@ -42,30 +52,30 @@ class Staging:
     def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> None:
         if kind is None or issubclass(kind, ConversionError):
             shutil.rmtree(self.folder, ignore_errors=True)
+        Path(self._lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody waits for it
+        self._lock.release()
         for parent in self._made:
             if not any(parent.iterdir()):
                 parent.rmdir()
 
-    def _make(self) -> None:
+    def _make_parent(self) -> None:
         if not self.target.parent.exists():
-            missing = [p for p in self.target.parents if not p.exists()]
+            self._made = [p for p in self.target.parents if not p.exists()]
             self.target.parent.mkdir(parents=True)
-            self._made += missing
-        self.folder.mkdir(exist_ok=True)
 
     def begin(self, **depends_on: Any) -> None:
         """Keep the parts of an interrupted run if they depend on the same, else drop them."""
         shared = {"converter": __version__, "block": reading.BLOCK_BYTES}
         text = json.dumps({**shared, **depends_on}, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
-        self._make()
+        self.folder.mkdir(exist_ok=True)
         path = self.folder / _KEY
         if path.exists() and path.read_text() == key:
             if parts := len(list(self.folder.glob("*.arrow"))):
                 print(f"resuming: {parts} parts are parsed already", file=sys.stderr)
             return
         shutil.rmtree(self.folder)
-        self._make()
+        self.folder.mkdir()
         _write_whole(path, lambda file: file.write_bytes(key.encode()))
 
     def part(self, name: str, make: Callable[[], pa.Table]) -> pa.Table:
@@ -88,7 +98,7 @@ class Staging:
 
     def output(self) -> Path:
         """An empty folder to write the output in, for :meth:`publish`."""
-        self._make()
+        self.folder.mkdir(exist_ok=True)
         folder = self.folder / "output"
         shutil.rmtree(folder, ignore_errors=True)  # a killed run's
         folder.mkdir()

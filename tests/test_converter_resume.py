@@ -167,3 +167,15 @@ def test_a_failed_conversion_leaves_no_parts(tmp_path: Path, capsys: pytest.Capt
     for options in (["--max-rejects", "0.001"], ["--k-core", "99"], ["--expect", "users=1"]):
         assert convert(tmp_path, "movielens", *arguments, *options) == 2
         assert not (tmp_path / "out").exists()
+
+
+def test_two_conversions_to_one_folder_do_not_run_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = _arguments(tmp_path)
+    with staging.Staging(tmp_path / "out" / "data"):
+        assert convert(tmp_path, "movielens", *arguments) == 2
+        assert capsys.readouterr().err == "error: data: another conversion to this folder is running\n"
+        assert convert(tmp_path, "movielens", *arguments, name="other") == 0
+    assert convert(tmp_path, "movielens", *arguments) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data", "other"]

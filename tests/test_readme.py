@@ -1,0 +1,88 @@
+"""The README's commands, as they stand there: converters and checks for real, runs up to the first training step."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from test_converter_amazon import META_2014, review
+from test_converter_yelp import BUSINESS, BUSINESSES, REVIEW
+from test_converter_yelp import review as yelp_review
+
+from recbole_genrec import suite
+from recbole_genrec.backbone import loading
+from recbole_genrec.cli import main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text("utf-8"), re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+SHORT = [line for line in COMMANDS if line.startswith("python -m dataset_converters") or "check-data" in line
+         or line.endswith("--help")]
+RUNS = [line for line in COMMANDS if re.match("recbole-genrec run --model", line)]
+
+
+def raw_dumps(folder: Path) -> None:
+    """Small files under the names that the commands use, in the publishers' forms."""
+    lines = "".join(review(f"A{n % 3}", f"B00000000{n % 3 + 1}", 86400 * n + 10**9) + "\n" for n in range(9))
+    (folder / "reviews_Toys_and_Games_5.json.gz").write_bytes(gzip.compress(lines.encode()))
+    (folder / "meta_Toys_and_Games.json.gz").write_bytes(gzip.compress("".join(f"{m}\n" for m in META_2014).encode()))
+    with zipfile.ZipFile(folder / "ml-25m.zip", "w") as archive:
+        ratings = "".join(f"{n % 3 + 1},{n % 4 + 1},3.5,{10**9 + n}\r\n" for n in range(12))
+        archive.writestr("ml-25m/ratings.csv", "userId,movieId,rating,timestamp\r\n" + ratings)
+        films = "".join(f'{n},"Film No. {n}, The (1999)",Drama\r\n' for n in range(1, 6))
+        archive.writestr("ml-25m/movies.csv", "movieId,title,genres\r\n" + films)
+    with tarfile.open(folder / "yelp_dataset.tar", "w") as archive:
+        visits = [yelp_review(f"u{user}", f"b{n % 2 + 1}", f"2019-03-{n + 1:02}") for n in range(6) for user in range(6)]
+        for name, text in ((REVIEW, visits), (BUSINESS, BUSINESSES)):
+            member = tarfile.TarInfo(name)
+            data = "".join(line + "\n" for line in text).encode()
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def test_the_readme_has_commands():
+    assert len(SHORT) >= 6 and len(RUNS) >= 2
+    known = (*SHORT, *RUNS)
+    rest = [line for line in COMMANDS if line not in known]
+    assert all(re.match(r"python3\.11 -m venv|pip install", line) for line in rest), rest  # .ci/run has the first
+
+
+@pytest.mark.parametrize("command", SHORT)
+def test_a_short_command_ends_well_and_says_something(command, tmp_path):
+    raw_dumps(tmp_path)
+    program, *arguments = shlex.split(command)
+    if program == "recbole-genrec":
+        arguments = ["-c", "import sys; from recbole_genrec.cli import main; sys.exit(main())", *arguments]
+    paths = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, text=True, capture_output=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 3 and "Traceback" not in done.stderr
+    if "--name" in arguments:
+        name = arguments[arguments.index("--name") + 1]
+        assert {path.name for path in (tmp_path / "dataset" / name).iterdir()} == {
+            f"{name}.inter", f"{name}.item", "conversion.json"}
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_a_run_is_planned_as_the_readme_says(command, tmp_path, monkeypatch):
+    """Everything is checked before anything is trained; what follows is in the other tests."""
+    planned = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(suite, "run", lambda config, folder: planned.append(config) or {"status": "ok"})
+    (tmp_path / "my-llama").mkdir()
+    (tmp_path / "my-llama" / "config.json").write_text("{}")
+    assert main(shlex.split(command)[1:]) == 0
+    models = re.search("--model=([^ ]+)", command)[1].split(",")
+    seeds = (re.search("--seed=([^ ]+)", command) or [None, "2023"])[1].split(",")
+    assert [(config["model"], str(config["seed"])) for config in planned] == [(m, s) for s in seeds for m in models]
+    assert loading.resolve("my-llama") == "my-llama"
