@@ -251,7 +251,8 @@ def test_a_late_mistake_leaves_no_run(capsys, tmp_path):
 KEYS = sorted(known_keys("GenRec", "ml-100k") | known_keys("SASRec", "ml-100k"))
 ODD_VALUES = [
     "", "null", "-1", "0", "1e999", ".nan", "[]", "{}", "[[1]]", "{a: {b: c}}", "true", "2024-13-45", "0x_", "!!int x",
-    "&a [*a]", "*a", "? :", "uni5", "[0,inf)", "\x00", "\udcff", "9" * 400, "x" * 400, "__import__('os')", "[1, two]", "'"]
+    "&a [*a]", "*a", "? :", "uni5", "[0,inf)", "\x00", "\udcff", "9" * 400, "x" * 400, "__import__('os')", "[1, two]",
+    "'"]
 VALUES = st.text(max_size=20) | st.sampled_from(ODD_VALUES) | st.binary(max_size=8).map(os.fsdecode)
 
 

@@ -16,7 +16,8 @@ from recbole_genrec.data.reading import read_atomic
 from recbole_genrec.errors import UserError
 
 #: One field: anything that ends no line and no field. pandas takes a NUL for the end.
-TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\t\n\r\x00"), max_size=8) | st.sampled_from(
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\x00"), max_size=8)
+TEXT |= st.sampled_from(
     ["NA", "null", "nan", "None", "N/A", "", '"', '"a', 'a"b"', "''", "007", "1e5", " x ", "#", "\\", "\\N", "-", "é"])
 NUMBER = st.floats(allow_nan=False, width=64) | st.integers(-2**53, 2**53) | st.just(None)
 COLUMNS = {"a:token": str, "b:float": np.float64, "c:token_seq": str}

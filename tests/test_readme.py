@@ -41,7 +41,8 @@ def raw_dumps(folder: Path) -> None:
         films = "".join(f'{n},"Film No. {n}, The (1999)",Drama\r\n' for n in range(1, 6))
         archive.writestr("ml-25m/movies.csv", "movieId,title,genres\r\n" + films)
     with tarfile.open(folder / "yelp_dataset.tar", "w") as archive:
-        visits = [yelp_review(f"u{user}", f"b{n % 2 + 1}", f"2019-03-{n + 1:02}") for n in range(6) for user in range(6)]
+        visits = [yelp_review(f"u{user}", f"b{n % 2 + 1}", f"2019-03-{n + 1:02}")
+                  for n in range(6) for user in range(6)]
         for name, text in ((REVIEW, visits), (BUSINESS, BUSINESSES)):
             member = tarfile.TarInfo(name)
             data = "".join(line + "\n" for line in text).encode()

@@ -131,8 +131,8 @@ def test_recboles_matrices_come_out_the_same(files):
 # ---------------------------------------------------------------------------------------------------- batches
 
 MODELS = {
-    "SASRec": {}, "GRU4Rec": {}, "Caser": {}, "HGN": {}, "FDSA": {}, "BERT4Rec": {}, "S3Rec": {"train_stage": "pretrain"},
-    "SASRec BPR": {"loss_type": "BPR"},
+    "SASRec": {}, "GRU4Rec": {}, "Caser": {}, "HGN": {}, "FDSA": {}, "BERT4Rec": {},
+    "S3Rec": {"train_stage": "pretrain"}, "SASRec BPR": {"loss_type": "BPR"},
 }
 
 

@@ -42,7 +42,8 @@ def read_atomic(path: str, delimiter: str, usecols: list[str], dtype: dict[str, 
             csv.ReadOptions(encoding=encoding or "utf8", column_names=header, skip_rows=1),
             csv.ParseOptions(delimiter=delimiter, quote_char=False, double_quote=False),
             csv.ConvertOptions(include_columns=[name for name in header if name in set(usecols)],
-                               column_types={name: text if kind is str else pa.float64() for name, kind in dtype.items()},
+                               column_types={name: text if kind is str else pa.float64()
+                                             for name, kind in dtype.items()},
                                null_values=[""], strings_can_be_null=True))
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         _check_fields(path, delimiter)
