@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Iterable
 
 import recbole
+from recbole.utils import FeatureType
 
 from recbole_genrec.errors import UserError, did_you_mean
 from recbole_genrec.settings import our_properties, property_file, property_names, read_yaml
@@ -120,6 +121,9 @@ def check_values(config) -> None:
         raise UserError(f"num_beams={config['num_beams']} is fewer than the largest topk ({max(topk)})")
 
 
+_TYPES = tuple(kind.value for kind in FeatureType)
+
+
 def atomic_file(config, suffix: str) -> Path:
     """Path of the data set's ``.inter``, ``.item`` ... file."""
     return Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
@@ -144,12 +148,14 @@ def check_dataset(config) -> None:
                 near = did_you_mean(name, property_names("dataset"))
                 hint = near or "; known data sets: " + ", ".join(property_names("dataset"))
             raise UserError(f"data set '{name}' has no file {os.path.relpath(path)}{hint}")
-        with open(path, encoding="utf-8", errors="replace") as file:
-            columns[suffix] = [column.split(":")[0] for column in file.readline().rstrip("\r\n").split("\t")]
+        columns[suffix] = _columns(path, config["field_separator"])
     if config["title_field"] is None:
         guess = next((column for column in columns["item"] if "title" in column or "name" in column), None)
         raise UserError(f"data set '{name}' names no title_field; its .item file has: {', '.join(columns['item'])}"
                         + (f"; did you mean --title_field={guess}?" if guess else ""))
+    if config["TIME_FIELD"] != "position" and (atomic_file(config, "inter").parent / "conversion.json").is_file():
+        raise UserError(f"TIME_FIELD={config['TIME_FIELD']}, but data set '{name}' was converted with the order of each "
+                        "user's interactions, ties included, in its column 'position': set TIME_FIELD=position")
     load = config["load_col"] or {}
     needed = [(key, "inter", config[key])
               for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "true_time_field")]
@@ -162,6 +168,29 @@ def check_dataset(config) -> None:
         if field is not None and load and load.get(suffix) != "*" and field not in _listed(load.get(suffix)):
             raise UserError(f"{key}='{field}' is not among the columns that load_col.{suffix} loads: "
                             f"{', '.join(map(str, _listed(load.get(suffix)))) or 'none'}")
+
+
+def _columns(path: Path, separator: str) -> list[str]:
+    """Names of an atomic file's columns, from its first line (``name:type`` each).
+
+    Raises:
+        UserError: a first line that RecBole cannot read.
+    """
+    shown = os.path.relpath(path)
+    with open(path, encoding="utf-8", errors="replace") as file:
+        header = file.readline().rstrip("\r\n")
+    if header.startswith("\ufeff"):
+        raise UserError(f"{shown} begins with a byte order mark: save it as UTF-8 without one")
+    names = []
+    for column in header.split(separator):
+        name, _, kind = column.partition(":")
+        if kind not in _TYPES:
+            raise UserError(f"{shown}: its first line must name every column as name:type, with a type of "
+                            f"{', '.join(_TYPES)}, not '{column}'" + did_you_mean(kind, _TYPES))
+        if name in names:
+            raise UserError(f"{shown} has two columns '{name}'")
+        names.append(name)
+    return names
 
 
 def _listed(columns) -> list:

@@ -106,6 +106,21 @@ def test_targets_in_the_history_cold_items_and_duplicates(tmp_path):
 
 # ------------------------------------------------------------------------------------ the command, the record
 
+def test_what_was_left_out_is_in_the_table(tmp_path, capsys):
+    rows = random_interactions(users=30)
+    lost = rows[0][1]
+    titles = {item: item for _, item, _ in rows if item != lost}
+    data = write_dataset(tmp_path, rows, titles)
+    path = tmp_path / NAME / f"{NAME}.item"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    assert main(["check-data", f"--dataset={NAME}", f"--config_files={data}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    left_out, = (line for line in lines if "left out when read" in line)
+    repeated, = (line for line in lines if "repeat an item" in line)
+    assert f" {sum(item == lost for _, item, _ in rows)} " in left_out and "note" in left_out
+    assert " 1 " in repeated and "note" in repeated
+
+
 def test_the_command_prints_a_table_for_each_data_set(tmp_path, capsys):
     write_dataset(tmp_path, sessions(int), name="bad")
     settings_file = write_dataset(tmp_path, sessions(hashed), name="good")

@@ -238,6 +238,32 @@ def test_every_shipped_dataset_configures(dataset, model):
     assert config["TIME_FIELD"] in config["load_col"]["inter"] and config["topk"] == [5, 10, 20]
 
 
+@pytest.mark.parametrize("header, said", [
+    ("user_id\titem_id\ttime", "name every column as name:type"), ("user_id:tokn\titem_id:token", "did you mean 'token'"),
+    ("user_id:token\tuser_id:token", "two columns 'user_id'"), ("\ufeffuser_id:token", "byte order mark"),
+    ("user_id:token,item_id:token,time:float", "name:type"),
+])
+def test_a_header_that_recbole_cannot_read(capsys, data, header, said):
+    path = data.parent / NAME / f"{NAME}.inter"
+    whole = path.read_text("utf-8")
+    path.write_text(header + "\n" + whole.split("\n", 1)[1], "utf-8")
+    try:
+        assert said in refused(capsys, "--model=Pop", f"--dataset={NAME}", f"--config_files={data}")
+    finally:
+        path.write_text(whole, "utf-8")
+
+
+def test_converted_data_are_read_in_the_order_of_their_positions(capsys, data):
+    """Another order would undo what the converter was told to do with ties."""
+    report = data.parent / NAME / "conversion.json"
+    report.write_text("{}")
+    try:
+        line = refused(capsys, "--model=Pop", f"--dataset={NAME}", f"--config_files={data}")
+        assert "set TIME_FIELD=position" in line
+    finally:
+        report.unlink()
+
+
 # ---------------------------------------------------------------------------------------------------- any input
 
 def test_a_late_mistake_leaves_no_run(capsys, tmp_path):

@@ -218,6 +218,34 @@ def test_the_reader_is_only_replaced_while_reading():
     assert dataset.pd is before
 
 
+@pytest.mark.parametrize("suffix, row, said", [
+    ("inter", "\ti3\t7.0", "1 rows of tiny.inter have no user_id, the first is row 4 after the header"),
+    ("inter", "u1\t\t7.0", "1 rows of tiny.inter have no item_id, the first is row 4 after"),
+    ("item", "\tA title\tplain", "1 rows of tiny.item have no item_id"),
+    ("inter", "u1\ti3\t", "have no finite time.*leave those rows out"),
+    ("inter", "u1\ti3\tinf", "have no finite time"),
+])
+def test_a_row_without_an_id_or_a_time_is_a_users_mistake(tmp_path, suffix, row, said):
+    """RecBole would drop it, or another one in its place."""
+    data = write_dataset(tmp_path, random_interactions(users=6))
+    path = tmp_path / "tiny" / f"tiny.{suffix}"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:4], row, *lines[4:]]) + "\n")
+    with pytest.raises(UserError, match=said):
+        GenRecDataset(config_of(data))
+
+
+def test_repeated_rows_of_an_item_are_counted(tmp_path):
+    data = write_dataset(tmp_path, random_interactions(users=6))
+    path = tmp_path / "tiny" / "tiny.item"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[3].replace("story", "other story"), lines[3]]) + "\n")
+    dataset = GenRecDataset(config_of(data))
+    dataset.build()
+    assert dataset.duplicate_items == 2 and dataset.dropped_interactions == 0
+    assert not any("other" in title for title in Catalogue.from_dataset(dataset).titles)
+
+
 # ------------------------------------------------------------------------------------------------ fingerprints
 
 ROWS = random_interactions(users=9, items=14, seed=5)

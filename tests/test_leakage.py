@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from recbole_genrec.data import leakage
 from recbole_genrec.data.dataset import Sequences
-from recbole_genrec.data.leakage import IdProbe, find_leaks, is_adjacent, natural_order, render
+from recbole_genrec.data.leakage import IdProbe, find_leaks, is_adjacent, id_order, render
 
 NAN = float("nan")
 
@@ -45,7 +45,8 @@ class Case:
                               torch.tensor(self.starts))
         dataset = SimpleNamespace(sequences=sequences, iid_field="item", field2id_token={"item": np.array(self.tokens)},
                                   item_num=len(self.tokens), user_num=len(self.users) + 1,
-                                  config={"repeat_consumption": self.again})
+                                  config={"repeat_consumption": self.again}, dropped_interactions=0,
+                                  duplicate_items=0)
         parts = [SimpleNamespace(inter_feat={"target_row": torch.tensor(rows, dtype=torch.long)})
                  for rows in self.targets.values()]
         return dataset, parts
@@ -173,7 +174,7 @@ def test_the_rule_tries_ten_numbers(distance, ndcg):
 def test_natural_order(numbers, width, text):
     tokens = list(dict.fromkeys(f"{number:0{width}d}" for number in numbers)) + ["9" * 5000] + ["x"] * text
     expected = sorted(tokens) if text else [*sorted(tokens[:-1], key=int), tokens[-1]]
-    places = natural_order(tokens)
+    places = id_order(tokens)
     assert [tokens[place] for place in np.argsort(places)] == expected and sorted(places) == list(range(len(tokens)))
 
 

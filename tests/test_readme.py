@@ -57,6 +57,15 @@ def test_the_readme_has_commands():
     assert all(re.match(r"python3\.11 -m venv|pip install", line) for line in rest), rest  # .ci/run has the first
 
 
+@pytest.mark.parametrize("name", ["README.md", "results/README.md"])
+def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere(name):
+    text = (REPOSITORY / name).read_text("utf-8")
+    prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    assert not re.findall(r"\b[A-Z]{2,}_[A-Z0-9]+\b|@\w+@|\bTODO\b|\bXXX\b", prose)
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert ((REPOSITORY / name).parent / link).exists(), link
+
+
 @pytest.mark.parametrize("command", SHORT)
 def test_a_short_command_ends_well_and_says_something(command, tmp_path):
     raw_dumps(tmp_path)

@@ -12,7 +12,7 @@ import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.data.transform import construct_transform
-from recbole.utils import FeatureType
+from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_genrec.compat import atomic_files_read_by
@@ -79,10 +79,28 @@ class GenRecDataset(SequentialDataset):
     def _load_feat(self, filepath, source):
         try:
             with atomic_files_read_by(read_atomic):
-                return super()._load_feat(filepath, source)
+                feat = super()._load_feat(filepath, source)
         except UnicodeDecodeError as error:
             raise UserError(f"{os.path.relpath(filepath)} is not in the encoding {error.encoding}: {error.reason}; "
                             "set encoding") from None
+        if source == FeatureSource.ITEM and feat is not None and self.iid_field in feat:
+            #: Rows of the ``.item`` file whose item has a row before them; RecBole keeps the first.
+            self.duplicate_items = int(feat[self.iid_field].duplicated().sum())
+            if self.duplicate_items:
+                log.warning("warning: %d rows of %s repeat an item and are left out", self.duplicate_items,
+                            os.path.relpath(filepath))
+        return feat
+
+    def _filter_nan_user_or_item(self):
+        """Refuse a row without an id; RecBole drops rows there, and where both ids have gaps the wrong ones."""
+        for suffix, feat, fields in (("inter", self.inter_feat, (self.uid_field, self.iid_field)),
+                                     ("user", self.user_feat, (self.uid_field,)),
+                                     ("item", self.item_feat, (self.iid_field,))):
+            for field in fields if feat is not None else ():
+                missing = np.flatnonzero(feat[field].isna())
+                if len(missing):
+                    raise UserError(f"{len(missing)} rows of {self.dataset_name}.{suffix} have no {field}, the first is "
+                                    f"row {feat.index[missing[0]] + 1} after the header")
 
     def _filter_inter_by_user_or_item(self):
         before = len(self.inter_feat)
@@ -94,9 +112,12 @@ class GenRecDataset(SequentialDataset):
                         self.dropped_interactions, before, self.dataset_name)
 
     def _fill_nan(self):
-        if missing := int(self.inter_feat[self.time_field].isna().sum()):
-            raise UserError(f"{missing} interactions of '{self.dataset_name}' have no {self.time_field}: RecBole would "
-                            "give them the mean and move them")
+        unknown = ~np.isfinite(self.inter_feat[self.time_field].to_numpy(np.float64))
+        if unknown.any():
+            remedy = "set TIME_FIELD=position" if "position" in self.inter_feat else "leave those rows out"
+            raise UserError(f"{int(unknown.sum())} interactions of '{self.dataset_name}' have no finite "
+                            f"{self.time_field}, so their order is not known (RecBole would give them the mean and "
+                            f"move them): {remedy}")
         field = self.config["true_time_field"]
         self._times = self.inter_feat[field].to_numpy(np.float64, copy=True) if field in self.inter_feat else None
         super()._fill_nan()

@@ -20,7 +20,7 @@ _FAR = 5
 _BLOCK = 1 << 18  # rows compared at once: bounds the memory of a big data set
 
 
-def natural_order(tokens: Iterable[str]) -> np.ndarray:
+def id_order(tokens: Iterable[str]) -> np.ndarray:
     """Each token's place (``[n]``, from 0) in order: of value if all are whole numbers, else of text."""
     tokens = list(tokens)
     numeric = all(token.isdecimal() for token in tokens)
@@ -58,7 +58,7 @@ class IdProbe:
         self._target = self._item[rows]
         self._spans = np.stack([start[rows], rows], axis=1).ravel()
         #: ``[n_items - 1]`` place of items 1, 2, ... in the natural order of their raw ids.
-        self.raw_order = natural_order(map(str, dataset.field2id_token[dataset.iid_field][1:]))
+        self.raw_order = id_order(map(str, dataset.field2id_token[dataset.iid_field][1:]))
         self._popularity = np.frexp(np.bincount(self._item, minlength=dataset.item_num)[1:])[1]
 
     def __call__(self, numbers: np.ndarray) -> dict[str, dict[str, float]]:
@@ -155,6 +155,7 @@ def find_leaks(dataset: GenRecDataset, parts) -> dict[str, Any]:
         "targets_in_history": {"valid": int(repeat[rows[1]].sum()), "test": int(repeat[rows[2]].sum())},
         "test_only": _test_only(sequences, rows, dataset.item_num),
         "duplicates": {"interactions": int(repeat.sum()), "same_time": same_time},
+        "left_out": {"interactions": dataset.dropped_interactions, "item_rows": dataset.duplicate_items},
     }
     report = _plain(report)
     report["flagged"] = [check.name for check in judge(report) if check.verdict == "LEAK"]
@@ -274,6 +275,10 @@ def judge(report: dict[str, Any]) -> list[Check]:
         "no model can have learnt them", note=cold["items"] > 0)
     add("duplicates", "interactions: same user and item again", f"{repeats['interactions']:,}",
         f"of {report['interactions']:,}", "taken again, or written twice", note=repeats["interactions"] > 0)
+    add("left_out", "interactions left out when read", f"{report['left_out']['interactions']:,}", "of the file's rows",
+        "no row for them in the .item or .user file", note=report["left_out"]["interactions"] > 0)
+    add("item_rows", "rows of .item that repeat an item", f"{report['left_out']['item_rows']:,}", "of the file's rows",
+        "the first one counts", note=report["left_out"]["item_rows"] > 0)
     add("same_time", "interactions: ... at the same time", f"{repeats['same_time']:,}",
         f"of {report['interactions']:,}", "probably written twice", note=repeats["same_time"] > 0)
     return checks

@@ -48,13 +48,18 @@ def read_atomic(path: str, delimiter: str, usecols: list[str], dtype: dict[str, 
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         _check_fields(path, delimiter)
         raise UserError(f"{os.path.relpath(path)} cannot be read: {' '.join(str(error).split())}") from None
-    return pd.DataFrame({name: _column(table.column(name)) for name in table.column_names}, copy=False)
+    columns = {}
+    for name in table.column_names:  # each is let go of when it has been converted
+        columns[name] = _column(table.column(name))
+        table = table.drop_columns(name)
+    pa.default_memory_pool().release_unused()
+    return pd.DataFrame(columns, copy=False)
 
 
 def _column(column: pa.ChunkedArray) -> np.ndarray:
     """``[n]`` float64, or object with every distinct string made once."""
     if not pa.types.is_dictionary(column.type):
-        return column.to_numpy()
+        return column.to_numpy().copy()  # not a view that holds Arrow's memory
     array = column.unify_dictionaries().combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     values = np.array([*array.dictionary.to_pylist(), np.nan], dtype=object)  # the last one is for nulls
