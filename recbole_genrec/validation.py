@@ -135,28 +135,16 @@ def check_dataset(config) -> None:
     Raises:
         UserError: missing ``.inter`` or ``.item`` file, or a column that the configuration names and no file has.
     """
-    name = config["dataset"]
-    columns = {}
-    for suffix in ("inter", "item"):
-        path = atomic_file(config, suffix)
-        if not os.path.isfile(path):
-            if os.path.isfile(property_file("dataset", name)):
-                about = config["about"] or {}
-                ways = [" ".join(about[key].split()) for key in ("convert", "convert_sequences") if about.get(key)]
-                hint = f"; make it with: {', or: '.join(ways)}" if ways else ""
-            else:
-                near = did_you_mean(name, property_names("dataset"))
-                hint = near or "; known data sets: " + ", ".join(property_names("dataset"))
-            raise UserError(f"data set '{name}' has no file {os.path.relpath(path)}{hint}")
-        columns[suffix] = _columns(path, config["field_separator"])
+    columns = {suffix: _columns(_existing_file(config, suffix), config["field_separator"])
+               for suffix in ("inter", "item")}
+    name, load = config["dataset"], config["load_col"] or {}
     if config["title_field"] is None:
         guess = next((column for column in columns["item"] if "title" in column or "name" in column), None)
         raise UserError(f"data set '{name}' names no title_field; its .item file has: {', '.join(columns['item'])}"
                         + (f"; did you mean --title_field={guess}?" if guess else ""))
     if config["TIME_FIELD"] != "position" and (atomic_file(config, "inter").parent / "conversion.json").is_file():
-        raise UserError(f"TIME_FIELD={config['TIME_FIELD']}, but data set '{name}' was converted with the order of each "
-                        "user's interactions, ties included, in its column 'position': set TIME_FIELD=position")
-    load = config["load_col"] or {}
+        raise UserError(f"TIME_FIELD={config['TIME_FIELD']}, but data set '{name}' was converted with the order of "
+                        "each user's interactions, ties included, in its column 'position': set TIME_FIELD=position")
     needed = [(key, "inter", config[key])
               for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "true_time_field")]
     needed += [(key, "item", config[key]) for key in ("ITEM_ID_FIELD", "title_field")]
@@ -168,6 +156,20 @@ def check_dataset(config) -> None:
         if field is not None and load and load.get(suffix) != "*" and field not in _listed(load.get(suffix)):
             raise UserError(f"{key}='{field}' is not among the columns that load_col.{suffix} loads: "
                             f"{', '.join(map(str, _listed(load.get(suffix)))) or 'none'}")
+
+
+def _existing_file(config, suffix: str) -> Path:
+    path, name = atomic_file(config, suffix), config["dataset"]
+    if os.path.isfile(path):
+        return path
+    if os.path.isfile(property_file("dataset", name)):
+        about = config["about"] or {}
+        ways = [" ".join(about[key].split()) for key in ("convert", "convert_sequences") if about.get(key)]
+        hint = f"; make it with: {', or: '.join(ways)}" if ways else ""
+    else:
+        near = did_you_mean(name, property_names("dataset"))
+        hint = near or "; known data sets: " + ", ".join(property_names("dataset"))
+    raise UserError(f"data set '{name}' has no file {os.path.relpath(path)}{hint}")
 
 
 def _columns(path: Path, separator: str) -> list[str]:

@@ -99,8 +99,8 @@ class GenRecDataset(SequentialDataset):
             for field in fields if feat is not None else ():
                 missing = np.flatnonzero(feat[field].isna())
                 if len(missing):
-                    raise UserError(f"{len(missing)} rows of {self.dataset_name}.{suffix} have no {field}, the first is "
-                                    f"row {feat.index[missing[0]] + 1} after the header")
+                    raise UserError(f"{len(missing)} rows of {self.dataset_name}.{suffix} have no {field}, the first "
+                                    f"is row {feat.index[missing[0]] + 1} after the header")
 
     def _filter_inter_by_user_or_item(self):
         before = len(self.inter_feat)
