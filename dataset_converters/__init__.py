@@ -2,7 +2,7 @@
 
 ``python -m dataset_converters SOURCE --help`` lists what each source reads. Data flow one way:
 
-    raw files -> :mod:`reading` (blocks of whole lines) -> :mod:`parsing` (columns, rejects)
+    raw files -> :mod:`reading` (blocks of whole lines, by :mod:`encoding` UTF-8) -> :mod:`parsing` (columns, rejects)
     -> :mod:`interactions` (one compact table, resumable by :mod:`staging`) -> :mod:`corpus`
     -> :mod:`filtering` -> :mod:`ordering` (ties, item ids) -> :mod:`atomic` (the one writer)
 
@@ -15,5 +15,5 @@ them to its kernels, so that a malformed line keeps its number in every form (CS
 polars and duckdb read faster still, but lose the number of a bad JSON line.
 """
 
-__version__ = "2.0"
+__version__ = "2.1"
 """Version of the output: raised whenever the same input would give other bytes."""

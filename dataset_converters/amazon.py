@@ -47,7 +47,7 @@ class _Form(NamedTuple):
     columns: tuple[str, ...] = ()
     item_key: str = "asin"
     per_second: int = 1
-    header: bool = False
+    header: int = 0  # number of the line that holds the header
 
 
 _REVIEWS = _Form(
@@ -66,8 +66,7 @@ _CSV = {
 }  # fmt: skip
 _ASIN = re.compile(r"[0-9A-Z]{10}")
 _LOOKED_AT = 1000  # lines from which the order of CSV columns is seen
-# Amazon opened in 1995; a later bound catches milliseconds taken for seconds.
-_EARLIEST, _LATEST = 788918400, 4102444800  # 1995-01-01, 2100-01-01
+_EARLIEST = 788918400  # 1995-01-01: Amazon opened in that year
 _LEFTOVER = re.compile(r"(?i)var aPageStart|getTime\(\)|<script|<style|<!--|function\s*\(")
 _PRICE = re.compile(r"\$?\s*(\d{1,3}(?:,\d{3})+|\d{1,9})(\.\d{1,4})?")
 
@@ -97,10 +96,12 @@ def convert(args: argparse.Namespace, rejects: Rejects, staging: Staging) -> Cor
     Raises ConversionError where a file cannot be read or is of no known form, or where the
     reviews are of different generations.
     """
-    reviews = [InputFile(path, rejects) for path in args.reviews]
-    meta = [InputFile(path, rejects) for path in args.meta]
+    reviews = [InputFile(path, rejects, utf8=True) for path in args.reviews]
+    meta = [InputFile(path, rejects, utf8=True) for path in args.meta]
     forms = {file: _form_of(file, args.columns) for file in reviews}
     first = forms[reviews[0]]
+    if args.columns and all(form.keys or form.header for form in forms.values()):
+        raise ConversionError("--columns is for ratings without a header, and there are none")
     for file, form in forms.items():
         if form.item_key != first.item_key:
             raise ConversionError(f"{file.name}: of another generation than {reviews[0].name}")
@@ -114,12 +115,13 @@ def convert(args: argparse.Namespace, rejects: Rejects, staging: Staging) -> Cor
     corpus = interactions.collect(reviews, parse, staging, rejects, first.per_second)
     products, leftovers = read_products(meta, first.item_key, corpus.items)
     corpus.columns, corpus.inputs = dict(products.columns), inputs
+    corpus.lines_of_others = products.others
     corpus.notes = {"duplicate_metadata": products.duplicates, "titles_of_page_script": leftovers}
     return corpus
 
 
 def _form_of(file: InputFile, columns: tuple[str, ...] | None) -> _Form:
-    line = file.first_line()
+    number, line = file.first_line()
     if line.startswith("{"):
         try:
             record = parse_record(line)
@@ -131,7 +133,7 @@ def _form_of(file: InputFile, columns: tuple[str, ...] | None) -> _Form:
         raise ConversionError(f"{file.name}: the first line is no Amazon review")
     if line == _HEADER or line.startswith(_HEADER + ","):
         names = (*_COLUMNS, *line.split(",")[4:])
-        return _Form(None, names, "parent_asin", per_second=1000, header=True)
+        return _Form(None, names, "parent_asin", per_second=1000, header=number)
     if line.count(",") != 3:
         raise ConversionError(f"{file.name}: neither Amazon reviews nor ratings as CSV")
     return _Form(None, columns or _order_of_columns(file))
@@ -140,7 +142,7 @@ def _form_of(file: InputFile, columns: tuple[str, ...] | None) -> _Form:
 def _order_of_columns(file: InputFile) -> tuple[str, ...]:
     """Where the items are: the column that holds nothing but ASINs. ConversionError if both or
     neither of the first two do."""
-    rows = [line.split(",") for line in file.head(_LOOKED_AT)]
+    rows = [line.split(",") for _, line in file.head(_LOOKED_AT)]
     asins = [all(_ASIN.fullmatch(row[place]) for row in rows if len(row) == 4) for place in (0, 1)]
     if asins[0] == asins[1]:
         raise ConversionError(
@@ -157,15 +159,12 @@ def parse_reviews(block: Block, form: _Form) -> Rows:
         fields = {name: Field(key, _TYPES[name]) for name, key in form.keys.items()}
         rows = json_lines(block, fields)
     else:
-        if form.header and block.first == 1:
-            block = Block(2, block.text.partition(b"\n")[2])
         # Fields beyond the known ones (2023's history) are not looked at.
         pattern = ",".join(_CSV.get(name, "[^,]*") for name in form.columns)
-        rows = match(block, pattern, f"not {','.join(form.columns)}")
+        rows = match(block.without(form.header), pattern, f"not {','.join(form.columns)}")
         rows.columns["time"] = rows.columns["time"].cast(pa.int64())
     time = rows.columns["time"].fill_null(_EARLIEST * form.per_second).to_numpy()
-    absurd = (time < _EARLIEST * form.per_second) | (time >= _LATEST * form.per_second)
-    rows.reject(absurd, "time before 1995 or after 2100")
+    rows.reject(time < _EARLIEST * form.per_second, "time before 1995")
     return rows
 
 
@@ -174,7 +173,7 @@ def read_products(files: list[InputFile], key: str, wanted: pa.Array) -> tuple[C
     products, leftovers = Catalogue(CATEGORIES, ATTRIBUTES, BRAND, PRICE), 0
     known = set(wanted.to_pylist())
     for file in files:
-        for number, record in read_records(file, key, wanted):
+        for number, record in read_records(file, key, wanted, products):
             item = record.get(key)
             if not isinstance(item, str):
                 file.reject(number, f"no {key}")
@@ -192,6 +191,8 @@ def read_products(files: list[InputFile], key: str, wanted: pa.Array) -> tuple[C
                     BRAND: brand,
                     PRICE: price(record.get("price")),
                 })  # fmt: skip
+            else:
+                products.others += 1
     return products, leftovers
 
 

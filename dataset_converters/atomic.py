@@ -37,6 +37,7 @@ from .staging import Staging
 
 _BLOCK = 1 << 18  # rows turned into text at once: bounds the memory of a big data set
 _REPORT = "conversion.json"
+_NAME = re.compile(r"\w[\w.+-]{0,99}")  # what the recommenders take as the name of a data set
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,50 @@ class Options:
 def claim(output: str, name: str, force: bool) -> Path:
     """The folder to write, checked before any work; nothing is created.
 
-    Raises ConversionError if ``name`` is no plain folder name, or if the folder exists and
-    ``force`` is false or it is not an earlier conversion (anything else is never deleted).
+    Raises ConversionError if ``name`` is no name of a data set, or if the folder exists and
+    ``force`` is false or it is not an earlier conversion and nothing else (what we did not
+    write, we never delete).
     """
-    if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f]", name):
-        raise ConversionError(f"--name {name!r} is not a plain folder name")
-    target = Path(output, name).resolve()  # through a link, the folder behind it is replaced
+    if not _NAME.fullmatch(name):
+        raise ConversionError(
+            f"--name {name!r} is not a plain folder name: up to 100 letters, digits and . _ + - "
+            "of which the first is a letter, a digit or _"
+        )
     shown = Path(output, name)
+    try:
+        target = shown.resolve()  # through a link, the folder behind it is replaced
+    except (OSError, RuntimeError):  # the latter before Python 3.13
+        raise ConversionError(f"{shown}: a link that leads nowhere") from None
+    if target.is_symlink():
+        raise ConversionError(f"{shown}: a link that leads nowhere")
     if target.exists():
         if not force:
             raise ConversionError(f"{shown}: exists already (--force replaces it)")
-        if not (target / _REPORT).is_file():
-            raise ConversionError(f"{shown}: has no {_REPORT}, so --force will not replace it")
+        _check_ours(shown)
     return target
+
+
+def _check_ours(folder: Path) -> None:
+    """Raise ConversionError unless the folder holds a conversion and nothing else."""
+    no_conversion = f"{folder}: has no {_REPORT} of a conversion, so --force will not replace it"
+    if not folder.is_dir():
+        raise ConversionError(no_conversion)
+    try:
+        report = json.loads((folder / _REPORT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        report = None
+    if not isinstance(report, dict) or "converter" not in report:
+        raise ConversionError(no_conversion)
+    outputs = report.get("outputs")
+    if not isinstance(outputs, dict):
+        raise ConversionError(no_conversion)
+    for entry in sorted(folder.iterdir()):
+        ours = entry.name in outputs or entry.name == _REPORT
+        if not ours or entry.is_symlink() or not entry.is_file():
+            raise ConversionError(
+                f"{folder}: holds {entry.name}, which is not of the conversion, so --force will "
+                "not replace it"
+            )
 
 
 def write(
@@ -84,8 +116,10 @@ def write(
     if not corpus.user.size:
         raise ConversionError("no interactions in the input")
     assert (np.diff(corpus.user) >= 0).all(), "rows must be grouped by user"
+    present = set(corpus.items.to_pylist())
+    described = corpus.lines_of_others + sum(item not in present for item in corpus.titles)
     corpus, steps = apply(corpus, options.filters)
-    counts = {"read": steps[0]["interactions"], **count(corpus)}
+    counts = {"read": steps[0]["interactions"], **count(corpus, described)}
     check_expected(counts, options.expected)
     tie_order, shuffled = options.tie_order, options.item_ids == "shuffled"
     if tie_order.kind == "hash":
@@ -103,15 +137,22 @@ def write(
         "name": name,
         "inputs": dict(corpus.inputs),
         "filters": steps,
-        "sample_seed": options.filters.sample_seed if "sample" in str(steps) else None,
+        "sample_seed": options.filters.sample_seed if options.filters.samples else None,
         "tie_order": tie_order.kind,
         "tie_seed": tie_order.seed if tie_order.kind == "hash" else None,
         "item_ids": options.item_ids,
         "id_seed": options.id_seed if shuffled else None,
+        "min_title_coverage": options.filters.min_title_coverage,
+        "expect": dict(options.expected),
         "max_rejects": rejects.limit,
+        "lines_read": rejects.lines_read,
         "counts": counts,
         "notes": dict(corpus.notes),
-        "rejects": {"count": rejects.count, "lines": rejects.lines},
+        "rejects": {
+            "count": rejects.count,
+            "not_listed": rejects.count - len(rejects.lines),
+            "lines": rejects.lines,
+        },
         "outputs": outputs,
     }
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"

@@ -20,12 +20,12 @@ class Catalogue:
     """Columns of the item file, filled line by line.
 
     The dumps describe some items more than once: the first line with a title wins, the others
-    are counted in ``duplicates``.
+    are counted in ``duplicates``. ``others`` counts the lines of items without an interaction.
     """
 
     def __init__(self, *headers: str) -> None:
         self.columns: dict[str, dict[str, str]] = {TITLE: {}, **{h: {} for h in headers}}
-        self.duplicates = 0
+        self.duplicates = self.others = 0
 
     def add(self, item: str, fields: dict[str, str]) -> None:
         """One line's fields by header; all lines have the same headers."""
@@ -37,12 +37,12 @@ class Catalogue:
 
 
 def read_records(
-    file: InputFile, key: str, wanted: pa.Array
+    file: InputFile, key: str, wanted: pa.Array, catalogue: Catalogue
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(line number, record)`` of the JSON (or Python literal) lines of wanted items.
 
     A line whose one and only ``"key": "..."`` names another item is skipped without a look at
-    the rest, since most of a metadata dump is about items without an interaction here; any
+    the rest and counted in ``catalogue``, since most of a metadata dump is about items without an interaction here; any
     other line is parsed, and is a reject if that fails.
     """
     mark = rf"""["']{key}["']\s*:\s*"""
@@ -55,6 +55,7 @@ def read_records(
         other = pc.invert(pc.is_in(item, wanted))
         skip = numpy_mask(pc.and_(pc.and_(found.is_valid(), once), other))
         file.count_lines(int(skip.sum()))
+        catalogue.others += int(skip.sum())
         for place in np.flatnonzero(~skip).tolist():
             line, number = lines[place].as_py(), block.first + place
             if line.strip(BLANKS + "\n"):

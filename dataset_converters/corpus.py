@@ -28,6 +28,8 @@ class Corpus:
         columns: columns of the item file by their header ("title:token"), in order. Each maps
             item ids to text; it may lack items ("" is written) and hold others.
         inputs: what the report says of the input files.
+        lines_of_others: lines of metadata that are about items without an interaction and so
+            have left nothing in ``columns``.
         notes: counts that only this source has, for the report.
     """
 
@@ -40,6 +42,7 @@ class Corpus:
     per_second: int = 1
     columns: dict[str, Mapping[str, str]] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    lines_of_others: int = 0
     notes: dict[str, int] = field(default_factory=dict)
 
     @property

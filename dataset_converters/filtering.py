@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from dataclasses import dataclass, fields
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timezone
 from typing import Any, Callable, Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from .corpus import UNKNOWN_TIME, Corpus, occurrence
 from .ordering import hash_ids
 from .reading import ConversionError
 
+_DAY = 24 * 3600
 REPEATS = ("keep", "first", "last")
 ORDER = """Filters are applied in the order in which they are listed. Times are UTC."""
 
@@ -37,7 +39,11 @@ class Filters:
     drop_untitled: bool = False
     user_core: int | None = None
     item_core: int | None = None
-    min_title_coverage: float = 0.0
+    min_title_coverage: float | None = 0.0  # None: at least one item
+
+    @property
+    def samples(self) -> bool:
+        return self.sample_users is not None or self.sample_items is not None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Filters:
@@ -54,7 +60,7 @@ def add_arguments(group: argparse._ActionsContainer) -> None:
         underscored = "--" + name[2:].replace("-", "_")
         group.add_argument(*dict.fromkeys([name, underscored]), **settings)
 
-    add("--min-rating", type=float, metavar="R", help="interactions rated R or better")
+    add("--min-rating", type=_number, metavar="R", help="interactions rated R or better")
     add("--since", type=_day, metavar="DATE", help="not before DATE (2019-01-01)")
     add("--until", type=_day, metavar="DATE", help="not after DATE: that day is the last")
     add("--repeats", choices=REPEATS, default="keep",
@@ -67,8 +73,9 @@ def add_arguments(group: argparse._ActionsContainer) -> None:
         help="users with K interactions or more; with --item-core until both hold")
     add("--item-core", type=_positive, metavar="K", help="items with K interactions or more")
     add("--k-core", type=_positive, metavar="K", help="both cores, where not given themselves")
-    add("--min-title-coverage", type=share, default=0.0, metavar="SHARE",
-        help="fail if a smaller share of the items has a title at the end")  # fmt: skip
+    add("--min-title-coverage", type=share, metavar="SHARE",
+        help="fail if a smaller share of the items has a title at the end (default: fail if "
+        "none has one)")  # fmt: skip
 
 
 def apply(corpus: Corpus, filters: Filters) -> tuple[Corpus, list[dict[str, Any]]]:
@@ -98,7 +105,8 @@ def _counts(name: str, corpus: Corpus) -> dict[str, Any]:
 def _steps(f: Filters) -> Iterator[tuple[str, Callable[[Corpus], np.ndarray]]]:
     """The wanted steps: a name and a function to a bool mask ``[n]`` of the rows to keep."""
     if f.min_rating is not None:
-        least = np.float32(f.min_rating)
+        with np.errstate(over="ignore"):  # above all that a float32 can hold is above all ratings
+            least = np.float32(f.min_rating)
         yield f"--min-rating {f.min_rating:g}", lambda c: _ratings(c) >= least
     if f.since or f.until:
         window = [f"--{name} {day}" for name in ("since", "until") if (day := getattr(f, name))]
@@ -132,7 +140,7 @@ def _in_window(corpus: Corpus, since: date | None, until: date | None) -> np.nda
     if since:
         chosen &= corpus.time >= _seconds(since) * corpus.per_second
     if until:
-        chosen &= corpus.time < _seconds(until + timedelta(days=1)) * corpus.per_second
+        chosen &= corpus.time < (_seconds(until) + _DAY) * corpus.per_second
     return chosen
 
 
@@ -174,8 +182,15 @@ def core(corpus: Corpus, users: int, items: int) -> np.ndarray:
     return chosen
 
 
-def _check_titles(corpus: Corpus, least: float) -> None:
+def _check_titles(corpus: Corpus, least: float | None) -> None:
     titled = int((~corpus.untitled()).sum())
+    if least is None:
+        if titled == 0:
+            raise ConversionError(
+                f"not one of {len(corpus.items)} items has a title: do the files belong together? "
+                "(--min-title-coverage 0 lets it pass)"
+            )
+        return
     if titled < least * len(corpus.items):
         raise ConversionError(
             f"{titled} of {len(corpus.items)} items have a title, a smaller share than "
@@ -184,6 +199,13 @@ def _check_titles(corpus: Corpus, least: float) -> None:
 
 
 # --- argument types
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return value
 
 
 def _day(text: str) -> date:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .corpus import Corpus
-from .parsing import Rows, numpy_mask, reject_bad_ids
+from .parsing import Rows, numpy_mask, reject_bad_ids, reject_bad_times
 from .reading import SHOWN, Block, InputFile, Rejects
 from .staging import Staging
 
@@ -36,7 +36,7 @@ def collect(
     tables = []
     for place, file in enumerate(files):
         for number, block in enumerate(file.blocks()):
-            table = staging.part(f"{place}-{number}", partial(_table, parse, file, block))
+            table = staging.part(f"{place}-{number}", partial(_table, parse, file, block, per_second))
             found = json.loads(table.schema.metadata[b"lines"])
             rejects.lines_read += found["read"]
             rejects.add_many(file.name, found["rejected"], found["rejects"])
@@ -52,11 +52,11 @@ def collect(
     return corpus.in_time_order()
 
 
-def _table(parse: Parse, file: InputFile, block: Block) -> pa.Table:
+def _table(parse: Parse, file: InputFile, block: Block, per_second: int) -> pa.Table:
     """One part: dictionary-encoded ids, int64 time, float32 rating, and what was rejected."""
     rows = parse(file, block)
     reject_bad_ids(rows, ("user", "item"))
-    rows.reject_null("time", "no time")
+    reject_bad_times(rows, per_second)
     rows.reject_null("rating", "no rating")
     rows.columns["rating"] = rows.columns["rating"].cast(pa.float32())
     rows.reject(~numpy_mask(pc.is_finite(rows.columns["rating"])), "rating is no number")
@@ -64,7 +64,7 @@ def _table(parse: Parse, file: InputFile, block: Block) -> pa.Table:
         "user": rows.columns["user"].dictionary_encode(),
         "item": rows.columns["item"].dictionary_encode(),
         "rating": rows.columns["rating"],
-        "time": rows.columns["time"].cast(pa.int64()),
+        "time": rows.columns["time"],
     }
     rejects = sorted(rows.rejects)
     lines = {"read": rows.lines_read, "rejected": len(rejects), "rejects": rejects[:SHOWN]}

@@ -1,4 +1,4 @@
-"""MovieLens as GroupLens releases it: 100k, 1M, 10M, 20M, 25M, 32M, latest; a folder or a zip.
+"""MovieLens as GroupLens releases it: 100k, 1M, 10M, 20M, 25M, 32M, latest; a folder, zip or tar.
 
 Forms, told apart by the names of the files, or for single files by their first line:
 
@@ -56,7 +56,7 @@ _YEAR = re.compile(r"\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*$")
 
 def add_arguments(parser: argparse._ActionsContainer) -> None:
     """Add this source's input options to ``parser``."""
-    parser.add_argument("--input", metavar="PATH", help="folder or zip of a release")
+    parser.add_argument("--input", metavar="PATH", help="folder, zip or tar of a release")
     parser.add_argument("--ratings", metavar="FILE", help="instead: the file of ratings, and ...")
     parser.add_argument("--movies", metavar="FILE", help="... the file of films")
 
@@ -68,11 +68,11 @@ def convert(args: argparse.Namespace, rejects: Rejects, staging: Staging) -> Cor
     """
     files = _open(args, rejects)
     inputs = {role: file.describe() for role, file in files.items()}
-    form = _form_of(files["ratings"])
+    form, header = _form_of(files["ratings"])
     staging.begin(source="movielens", inputs=inputs)
 
     def parse(_: InputFile, block: Block) -> Rows:
-        return parse_ratings(block, form)
+        return parse_ratings(block.without(header), form)
 
     corpus = interactions.collect([files["ratings"]], parse, staging, rejects)
     genres = _read_genres(files["genres"]) if "genres" in files else _GENRES
@@ -102,11 +102,12 @@ def _open(args: argparse.Namespace, rejects: Rejects) -> dict[str, InputFile]:
     raise ConversionError(f"{args.input}: no release of MovieLens; none of {pairs}")
 
 
-def _form_of(ratings: InputFile) -> _Form:
-    line = ratings.first_line()
+def _form_of(ratings: InputFile) -> tuple[_Form, int]:
+    """The form, and the number of the line that holds its header (0: none)."""
+    number, line = ratings.first_line()
     for form in _FORMS:
         if form.separator in line:
-            return form
+            return form, number if _is_header(line, form.header) else 0
     raise ConversionError(f"{ratings.name}: {line[:60]!r} is no line of MovieLens ratings")
 
 
@@ -114,10 +115,6 @@ def parse_ratings(block: Block, form: _Form) -> Rows:
     """The rows of a block of ratings: user, item, rating, time in seconds."""
     fields = (r"(?P<user>\d{1,18})", r"(?P<item>\d{1,18})", r"(?P<rating>\d{1,3}(?:\.\d{1,9})?)",
               r"(?P<time>-?\d{1,18})")  # fmt: skip
-    if block.first == 1:
-        first, _, rest = block.text.partition(b"\n")
-        if _is_header(first.decode(), form.header):
-            block = Block(2, rest)
     pattern = form.separator.join(fields)
     return match(block, pattern, f"not user, item, rating and time with {form.separator!r} between")
 
@@ -134,8 +131,8 @@ def _read_genres(file: InputFile) -> list[str]:
 def read_movies(file: InputFile, form: _Form, genres: Sequence[str]) -> Catalogue:
     """Title, genres and year of every film; ``genres`` names the flags of u.item."""
     films = Catalogue(CATEGORIES, ATTRIBUTES, YEAR)
-    for number, line in file.lines():
-        if number == 1 and _is_header(line, "movieid,title,genres"):
+    for place, (number, line) in enumerate(file.lines()):
+        if place == 0 and _is_header(line, "movieid,title,genres"):
             continue
         try:
             item, title, names, date = _split_movie(line, form, genres)

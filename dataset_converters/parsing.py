@@ -19,6 +19,7 @@ from .reading import BLANKS, Block
 
 # What str.splitlines splits at, and the tab: neither can stand in a field of an atomic file.
 BREAKS = "[\t\n\v\f\r\x1c-\x1e\u0085\u2028\u2029]"
+LATEST = 4102444800  # 2100-01-01 in Unix seconds; every time lies between 0 and this
 _LONGEST_RECORD = 4 << 20
 _INT64 = range(-(2**63), 2**63)
 
@@ -186,6 +187,15 @@ def _typed(value: Any, key: str, kind: pa.DataType) -> Any:
         elif math.isfinite(value) and int(value) == value and int(value) in _INT64:
             return int(value)
     raise ValueError(f"{key} is no {'text' if pa.types.is_string(kind) else 'number'}")
+
+
+def reject_bad_times(rows: Rows, per_second: int) -> None:
+    """Reject rows whose time is missing, or outside what any data set can hold: the bound above
+    catches milliseconds taken for seconds."""
+    rows.reject_null("time", "no time")
+    rows.columns["time"] = rows.columns["time"].cast(pa.int64())
+    time = rows.columns["time"].to_numpy()
+    rows.reject((time < 0) | (time >= LATEST * per_second), "time before 1970 or after 2100")
 
 
 def reject_bad_ids(rows: Rows, names: Iterable[str]) -> None:

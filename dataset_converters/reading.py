@@ -1,11 +1,10 @@
-"""Reading raw text files: plain, gzip or in an archive, UTF-8 or Latin-1, in blocks of lines."""
+"""Reading raw text files: plain, gzip or in an archive, in blocks of whole lines."""
 
 from __future__ import annotations
 
 import codecs
 import gzip
 import hashlib
-import io
 import lzma
 import zlib
 from contextlib import contextmanager
@@ -13,12 +12,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from tarfile import TarError
-from typing import BinaryIO, Iterable, Iterator, NamedTuple
+from typing import BinaryIO, Iterable, Iterator, NamedTuple, Sequence
 from zipfile import BadZipFile
 
 from tqdm import tqdm
 
 from . import archives
+from .encoding import Detector, blank_misfits, foreign_form
 
 BLANKS = " \t\r\v\f"  # ASCII only: an id may hold any other character, U+00A0 included
 BLOCK_BYTES = 16 << 20  # text parsed at once: what bounds the memory of a big file
@@ -36,6 +36,8 @@ def find_files(path: str, names: Iterable[str]) -> dict[str, archives.Place]:
     """:func:`archives.find` with one clear line for what goes wrong (ConversionError)."""
     if not Path(path).exists():
         raise ConversionError(f"{path}: no such file or folder")
+    if not (Path(path).is_file() or Path(path).is_dir()):  # a pipe would be waited for
+        raise ConversionError(f"{path}: neither a file nor a folder")
     try:
         return archives.find(Path(path), names)
     except ValueError as error:
@@ -81,30 +83,60 @@ class Rejects:
 
 class Block(NamedTuple):
     """Whole lines: ``text`` is UTF-8 and ends with a line feed; ``first`` is the number of its
-    first line in the file, from 1."""
+    first line in the file, from 1. Lines that were not UTF-8 are blank in it, their numbers are
+    in ``misfits``."""
 
     first: int
     text: bytes
+    misfits: Sequence[int] = ()
+
+    def without(self, number: int) -> Block:
+        """The block with line ``number`` blank, should that be one of its lines."""
+        start = 0 if number >= self.first else -1
+        for _ in range(number - self.first):
+            start = self.text.find(b"\n", start) + 1
+            if start == 0:
+                return self
+        if start < 0 or start == len(self.text):
+            return self
+        return self._replace(text=self.text[:start] + self.text[self.text.index(b"\n", start) :])
+
+
+class _Hashing:
+    """A stream that takes the checksum of what is read from it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self._stream.read(size)
+        self.digest.update(chunk)
+        return chunk
 
 
 class InputFile:
     """One raw text file, read in blocks of lines or line by line.
 
-    Opening it reads it once through, for its checksum and encoding: UTF-8 (a byte order mark is
-    dropped) or, where any byte does not fit, Latin-1 for the whole file. Compression is seen by
-    the content, not by the name. Raises ConversionError if the file is missing, no plain file,
-    unreadable, damaged or without any text.
+    Opening it reads it once through, for its checksum and encoding (:mod:`encoding`; a byte
+    order mark is dropped). A line that is not UTF-8 in a text that is, is a reject. Compression
+    is seen by the content, not by the name. Raises ConversionError if the file is missing, no
+    plain file, unreadable, damaged, of a form that is not read, or without any text.
 
     Args:
         path: the file, or the archive (zip, tar, tar.gz) that holds it.
         rejects: where its malformed lines are recorded.
         member: name inside the archive; it is read without unpacking to disk.
+        utf8: the form is always UTF-8, so it is never taken for Latin-1.
     """
 
-    def __init__(self, path: str | Path, rejects: Rejects, member: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, rejects: Rejects, member: str | None = None, utf8: bool = False
+    ) -> None:
         self.path = Path(path)
         self.member = member
-        self.name = Path(member or path).name
+        # A name need not be UTF-8 either, but the report is.
+        self.name = Path(member or path).name.encode("utf-8", "backslashreplace").decode()
         self._shown = f"{path}: {member}" if member else str(path)
         self._rejects = rejects
         if not self.path.exists():
@@ -112,13 +144,32 @@ class InputFile:
         if not self.path.is_file():
             raise ConversionError(f"{path}: not a file")
         with self._open_raw() as (raw, _):
-            self._gzip = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            digest = hashlib.sha256()
-            while chunk := raw.read(_CHUNK):
-                digest.update(chunk)
-        self.sha256 = digest.hexdigest()
-        self.encoding = self._find_encoding()
+            start = raw.read(512)
+        self._gzip = start.startswith(b"\x1f\x8b")
+        self._refuse(foreign_form(start))
+        self.sha256, text = self._examine()
+        self._refuse("empty file" if text.blank else None)
+        self.encoding = "utf-8" if utf8 else text.encoding()
+
+    def _refuse(self, reason: str | None) -> None:
+        if reason:
+            raise ConversionError(f"{self._shown}: {reason}")
+
+    def _examine(self) -> tuple[str, Detector]:
+        """The checksum of the stored bytes and what the text is, in one reading."""
+        text = Detector()
+        with self._open_raw() as (raw, _):
+            stored = _Hashing(raw)
+            stream = gzip.GzipFile(fileobj=stored) if self._gzip else stored  # type: ignore
+            first = True
+            while chunk := stream.read(_CHUNK):
+                if first:
+                    self._refuse(foreign_form(chunk[:512]))
+                    first = False
+                text.feed(chunk)
+            while stored.read(_CHUNK):
+                pass
+        return stored.digest.hexdigest(), text
 
     @contextmanager
     def _open_raw(self) -> Iterator[tuple[BinaryIO, int]]:
@@ -144,26 +195,6 @@ class InputFile:
             else:
                 yield raw, raw, size
 
-    def _find_encoding(self) -> str:
-        decoder, encoding, blank = codecs.getincrementaldecoder("utf-8")(), "utf-8", True
-        with self._open() as (stream, _, _):
-            # To the end even after a misfit: the gzip checksum comes last.
-            while chunk := stream.read(_CHUNK):
-                blank = blank and not chunk.strip()
-                if encoding == "utf-8":
-                    try:
-                        decoder.decode(chunk)
-                    except UnicodeDecodeError:
-                        encoding = "latin-1"
-        if blank:
-            raise ConversionError(f"{self._shown}: empty file")
-        if encoding == "utf-8":
-            try:
-                decoder.decode(b"", final=True)
-            except UnicodeDecodeError:
-                encoding = "latin-1"
-        return encoding
-
     def blocks(self) -> Iterator[Block]:
         """Yield the text in blocks of whole lines, about BLOCK_BYTES each; the cuts depend on
         the content alone. Only a line feed ends a line: a lone carriage return or U+2028 inside
@@ -188,30 +219,53 @@ class InputFile:
 
     def _block(self, number: int, text: bytes) -> Block:
         if self.encoding != "utf-8":
-            text = text.decode(self.encoding).encode()
-        elif number == 1:
+            return Block(number, text.decode(self.encoding).encode())
+        if number == 1:
             text = text.removeprefix(codecs.BOM_UTF8)
-        return Block(number, text)
+        text, places = blank_misfits(text)
+        misfits = [number + place for place in places]
+        for misfit in misfits:
+            self.count_lines(1)
+            self.reject(misfit, "not UTF-8")
+        return Block(number, text, misfits)
 
-    def lines(self) -> Iterator[tuple[int, str]]:
-        """Yield ``(number from 1, text without its line end)`` of each line that is not blank."""
+    def lines(self, misfits: bool = False) -> Iterator[tuple[int, str]]:
+        """Yield ``(number from 1, text without its line end)`` of each line that is not blank.
+
+        Lines that are not UTF-8 are rejects already; with ``misfits`` they come as "", for those
+        to whom the n-th line of a file belongs to the n-th of another.
+        """
         for block in self.blocks():
+            wrong = set(block.misfits) if misfits else ()
             for number, line in enumerate(block.text.decode()[:-1].split("\n"), block.first):
                 if line.strip(BLANKS):
-                    self._rejects.lines_read += 1
+                    self.count_lines(1)
                     yield number, line.rstrip("\r")
+                elif number in wrong:
+                    yield number, ""
 
-    def head(self, count: int) -> list[str]:
-        """The first ``count`` lines that are not blank; nothing is counted or shown."""
-        encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
+    def head(self, count: int) -> list[tuple[int, str]]:
+        """The first ``count`` lines that are neither blank nor wrongly encoded, each with its
+        number; nothing is counted or shown."""
         with self._open() as (stream, _, _):
-            text = io.TextIOWrapper(stream, encoding, newline="\n")
-            lines = (line.rstrip("\r\n") for line in text if line.strip(BLANKS + "\n"))
-            return list(islice(lines, count))
+            return list(islice(self._readable(stream), count))
 
-    def first_line(self) -> str:
-        """The first line that is not blank; nothing is counted or shown."""
-        return self.head(1)[0]
+    def _readable(self, stream: BinaryIO) -> Iterator[tuple[int, str]]:
+        for number, raw in enumerate(stream, 1):
+            if number == 1 and self.encoding == "utf-8":
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            try:
+                line = raw.decode(self.encoding)
+            except UnicodeDecodeError:
+                continue
+            if line.strip(BLANKS + "\n"):
+                yield number, line.rstrip("\r\n")
+
+    def first_line(self) -> tuple[int, str]:
+        """The first of :meth:`head`; ConversionError if there is none."""
+        head = self.head(1)
+        self._refuse(None if head else "no line is UTF-8")
+        return head[0]
 
     def count_lines(self, number: int) -> None:
         """Add to the lines read, of which rejects are a share (:meth:`lines` does it itself)."""

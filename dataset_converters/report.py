@@ -15,8 +15,12 @@ from .reading import ConversionError
 EXPECTABLE = ("read", "users", "items", "interactions")  # read: interactions before filters
 
 
-def count(corpus: Corpus) -> dict[str, Any]:
-    """The counts of the report; ties and orders are those of the source."""
+def count(corpus: Corpus, without_interactions: int = 0) -> dict[str, Any]:
+    """The counts of the report; ties and orders are those of the source.
+
+    ``without_interactions``: lines of metadata about items that have none in the source, before
+    any filter (some sources skip such lines unread, so that their titles are not compared).
+    """
     user, time = corpus.user, corpus.time
     lengths = np.bincount(user, minlength=len(corpus.users))
     same_user = user[1:] == user[:-1]
@@ -29,7 +33,6 @@ def count(corpus: Corpus) -> dict[str, Any]:
     sharing = Counter(title for title in titles if title)
     untitled = np.array([not title for title in titles])
     pairs = int((same_user & known[1:] & known[:-1]).sum())
-    present = set(items)
     counts = {
         "users": len(corpus.users),
         "items": len(items),
@@ -41,7 +44,7 @@ def count(corpus: Corpus) -> dict[str, Any]:
         "interactions_without_title": int(untitled[corpus.item].sum()),
         "distinct_titles": len(sharing),
         "items_sharing_title": sum(n for n in sharing.values() if n > 1),
-        "titles_without_interactions": sum(item not in present for item in corpus.titles),
+        "titles_without_interactions": without_interactions,
     }
     for header in dict.fromkeys([CATEGORIES, ATTRIBUTES, *list(corpus.columns)[1:]]):
         texts = corpus.columns.get(header, {})
@@ -60,7 +63,10 @@ def count(corpus: Corpus) -> dict[str, Any]:
 
 def expectation(text: str) -> dict[str, int]:
     """argparse type: ``users=U,items=I,interactions=N,read=R``, any of them."""
-    pairs = dict(part.partition("=")[::2] for part in text.split(","))
+    parts = [part.partition("=")[::2] for part in text.split(",")]
+    pairs = dict(parts)
+    if len(pairs) < len(parts):
+        raise argparse.ArgumentTypeError(f"{text} names a count twice")
     if not set(pairs) <= set(EXPECTABLE) or not all(n.isdecimal() for n in pairs.values()):
         raise argparse.ArgumentTypeError(f"{text} is not like users=1,items=2,interactions=3")
     return {key: int(value) for key, value in pairs.items()}
@@ -84,7 +90,7 @@ def summary(report: Mapping[str, Any], target: Path) -> str:
         f"{n['max_sequence_length']} a user, {n['repeats']:,} repeats)",
         f"  titles: {n['items_without_title']:,} items have none, "
         f"{n['items_sharing_title']:,} share theirs, "
-        f"{n['titles_without_interactions']:,} titles have no interaction",
+        f"{n['titles_without_interactions']:,} titles have no interaction in the source",
     ]
     if n["timed_pairs"]:
         lines.append(
@@ -103,8 +109,24 @@ def summary(report: Mapping[str, Any], target: Path) -> str:
     for file in _files(report["inputs"]):
         if file["encoding"] != "utf-8":
             lines.append(f"  {file['file']}: not UTF-8, read as Latin-1")
-    lines.append(f"  rejected lines: {report['rejects']['count']:,}")
+    rejects = report["rejects"]
+    more = rejects["not_listed"]
+    lines.append(
+        f"  rejected lines: {rejects['count']:,} of {report['lines_read']:,}"
+        + (f" ({more:,} of them not listed in conversion.json)" if more else "")
+    )
     return "\n".join([*lines, f"  written to {target}"])
+
+
+def same_files(inputs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of input files with the same content: most likely one was meant to be another."""
+    seen: dict[str, str] = {}
+    pairs = []
+    for file in _files(inputs):
+        if file["sha256"] in seen:
+            pairs.append((seen[file["sha256"]], file["file"]))
+        seen.setdefault(file["sha256"], file["file"])
+    return pairs
 
 
 def _files(inputs: Mapping[str, Any]) -> list[Mapping[str, str]]:

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from .corpus import ATTRIBUTES, CATEGORIES, TITLE, UNKNOWN_TIME, Corpus
+from .parsing import BREAKS, LATEST
 from .reading import BLANKS, InputFile, Rejects
 from .staging import Staging
 from .titles import clean_title, natural_order, token_names
@@ -37,7 +38,11 @@ EXAMPLES = """example:
 """
 
 _FIELD = re.compile(f"[^{BLANKS}]+")
+_BREAK = re.compile(BREAKS.replace("\t", "").replace("\v\f\r", ""))  # BLANKS separate ids
 _SECONDS = re.compile(r"-?[0-9]{1,18}")  # fits an int64; int() would also take "1_000"
+_ID_KEYS = (
+    "asin", "parent_asin", "business_id", "item_id", "itemId", "movieId", "movie_id", "item", "id",
+)  # fmt: skip
 _INPUTS = ("sequences", "titles", "timestamps", "categories", "attributes")
 
 
@@ -60,7 +65,10 @@ def convert(args: argparse.Namespace, rejects: Rejects, staging: Staging) -> Cor
     """
     # All are opened first: a wrong file name should not cost a minute of reading.
     paths = {key: getattr(args, key) for key in _INPUTS}
-    files = {key: InputFile(path, rejects) for key, path in paths.items() if path is not None}
+    files = {
+        key: InputFile(path, rejects, utf8=key == "categories")
+        for key, path in paths.items() if path is not None
+    }  # fmt: skip
     corpus = read_interactions(files["sequences"], files.get("timestamps"))
     titles, categories = read_titles(files["titles"])
     if "categories" in files:
@@ -77,13 +85,19 @@ def read_interactions(sequences: InputFile, timestamps: InputFile | None) -> Cor
     users: dict[str, int] = {}
     items: defaultdict[str, int] = defaultdict(lambda: len(items))
     user_codes, item_codes, times = array("i"), array("i"), array("q")
-    time_lines = timestamps.lines() if timestamps else iter(())
+    time_lines = timestamps.lines(misfits=True) if timestamps else iter(())
     for (number, line), (time_number, time_line) in zip_longest(
-        sequences.lines(), time_lines, fillvalue=(0, "")
+        sequences.lines(misfits=True), time_lines, fillvalue=(0, "")
     ):
-        if not line:
+        if not number:
             assert timestamps is not None  # only its lines can outlast the sequences
-            timestamps.reject(time_number, "no sequence belongs to this line")
+            if time_line:
+                timestamps.reject(time_number, "no sequence belongs to this line")
+            continue
+        if not line:  # not UTF-8, and a reject already
+            continue
+        if _BREAK.search(line):
+            sequences.reject(number, "an id with a line break")
             continue
         user, *sequence = _FIELD.findall(line)
         if not sequence or user in users:
@@ -93,7 +107,7 @@ def read_interactions(sequences: InputFile, timestamps: InputFile | None) -> Cor
         user_codes.extend([users.setdefault(user, len(users))] * len(sequence))
         item_codes.extend([items[item] for item in sequence])
         seconds = None
-        if timestamps:
+        if timestamps and (time_line or not time_number):
             try:
                 seconds = _parse_times(time_line, user, len(sequence))
             except ValueError as error:
@@ -121,7 +135,10 @@ def _parse_times(line: str, user: str, length: int) -> list[int] | None:
         raise ValueError(f"user {user} has {length} items but {len(fields)} times")
     if wrong := next((text for text in fields if not _SECONDS.fullmatch(text)), None):
         raise ValueError(f"time {wrong!r} of user {user} is not a whole number of seconds")
-    return [int(text) for text in fields]
+    seconds = [int(text) for text in fields]
+    if wrong := next((time for time in seconds if not 0 <= time < LATEST), None):
+        raise ValueError(f"time {wrong} of user {user} is before 1970 or after 2100")
+    return seconds
 
 
 def read_titles(file: InputFile) -> tuple[dict[str, str], dict[str, str]]:
@@ -163,9 +180,9 @@ def read_categories(file: InputFile) -> dict[str, str]:
             file.reject(number, "no valid JSON")
             continue
         try:
-            item = next(str(value) for key, value in record.items() if key != "categories")
+            item = _id_of(record)
             names = token_names(flatten(record["categories"]))
-        except (AttributeError, StopIteration, KeyError, TypeError, RecursionError):
+        except (KeyError, TypeError, RecursionError):
             file.reject(number, 'not of the form {"id": ..., "categories": [...]}')
             continue
         if item in categories:
@@ -173,6 +190,21 @@ def read_categories(file: InputFile) -> dict[str, str]:
         else:
             categories[item] = names
     return categories
+
+
+def _id_of(record: object) -> str:
+    """The id of a line of categories: of a known key, or else of the only other one. KeyError or
+    TypeError where there is none."""
+    if not isinstance(record, dict):
+        raise TypeError
+    others = [key for key in record if key != "categories"]
+    known = [key for key in _ID_KEYS if key in record] or others
+    if not known or (known == others and len(others) > 1 and others[0] not in _ID_KEYS):
+        raise KeyError
+    item = record[known[0]]
+    if isinstance(item, bool) or not isinstance(item, (str, int)):
+        raise TypeError
+    return str(item)
 
 
 def flatten(names: object) -> Iterator[str]:
@@ -196,6 +228,8 @@ def read_attributes(file: InputFile) -> dict[str, str]:
             file.reject(number, "no tab" if not separator else "no item id")
         elif item in attributes:
             file.reject(number, f"second line of item {item}")
+        elif _BREAK.search(line):
+            file.reject(number, "an attribute with a line break")
         else:
             attributes[item] = " ".join(_FIELD.findall(ids))
     return attributes

@@ -17,10 +17,13 @@ _TAG = re.compile(
 )
 # Unicode's Cc, and lone surrogates, which JSON can spell and UTF-8 cannot.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_ARTICLES = "The|An?|Les?|La|L'|Une?|El|Los|Las|Una|Il|Gli|Der|Die|Das|Den|Det"
+_ARTICLES = (
+    "The|An?|Les?|La|L'|Une?|El|Los|Las|Una|Il|Lo|Gli|Der|Die|Das|Den|Det|De|Het|Een|Ein|Eine|En|Ett"
+)
 # The part before a trailing article ends at a parenthesis: an alternative title in
 # parentheses has its own. "I" and "O" are left alone: "Me, Myself, I" has no article.
 _TRAILING_ARTICLE = re.compile(rf"([^\s()][^()]*), ({_ARTICLES})(?=\s*(?:[()]|$))")
+_BEFORE_COLON = re.compile(rf"^([^\s():][^():]*), ({_ARTICLES})(?=:\s)")
 
 
 def _clean_once(title: str) -> str:
@@ -42,14 +45,15 @@ def clean_title(title: str) -> str:
 
 def natural_order(title: str) -> str:
     """Put MovieLens' trailing articles in front: ``"Matrix, The (1999)"`` becomes
-    ``"The Matrix (1999)"``, also inside parentheses: ``"Postino, Il (Postman, The) (1994)"``.
+    ``"The Matrix (1999)"``, also inside parentheses: ``"Postino, Il (Postman, The) (1994)"``
+    and before a subtitle: ``"Crow, The: Wicked Prayer"``.
     """
 
     def swap(match: re.Match[str]) -> str:
         head, article = match.groups()
         return f"{article}{head}" if article.endswith("'") else f"{article} {head}"
 
-    return _TRAILING_ARTICLE.sub(swap, title)
+    return _TRAILING_ARTICLE.sub(swap, _BEFORE_COLON.sub(swap, title))
 
 
 def token_names(raw: Iterable[str]) -> str:

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--reviews", metavar="FILE", help=_MEMBERS["reviews"])
     parser.add_argument("--businesses", metavar="FILE", help=_MEMBERS["businesses"])
     parser.add_argument(
-        "--tar", metavar="FILE", help="instead: the tar, tar.gz or zip that holds both"
+        "--tar", metavar="FILE", help="instead: the folder, tar or zip that holds both"
     )
 
 
@@ -61,6 +61,7 @@ def convert(args: argparse.Namespace, rejects: Rejects, staging: Staging) -> Cor
     corpus = interactions.collect([files["reviews"]], parse_reviews, staging, rejects)
     businesses = read_businesses(files["businesses"], corpus.items)
     corpus.columns, corpus.inputs = dict(businesses.columns), inputs
+    corpus.lines_of_others = businesses.others
     corpus.notes = {"duplicate_metadata": businesses.duplicates}
     return corpus
 
@@ -72,13 +73,13 @@ def _open(args: argparse.Namespace, rejects: Rejects) -> dict[str, InputFile]:
         if not (args.reviews and args.businesses):
             raise ConversionError("--reviews and --businesses belong together")
         paths = {"reviews": args.reviews, "businesses": args.businesses}
-        return {role: InputFile(path, rejects) for role, path in paths.items()}
+        return {role: InputFile(path, rejects, utf8=True) for role, path in paths.items()}
     found = find_files(args.tar, _MEMBERS.values())
     for name in _MEMBERS.values():
         if name not in found:
             raise ConversionError(f"{args.tar}: holds no {name}")
     places = {role: found[name] for role, name in _MEMBERS.items()}
-    return {role: InputFile(path, rejects, member) for role, (path, member) in places.items()}
+    return {role: InputFile(place[0], rejects, place[1], utf8=True) for role, place in places.items()}
 
 
 def parse_reviews(_: InputFile, block: Block) -> Rows:
@@ -110,7 +111,7 @@ def _one(text: str) -> int | None:
 def read_businesses(file: InputFile, wanted: pa.Array) -> Catalogue:
     """Name and categories of the businesses ``wanted``."""
     businesses, known = Catalogue(CATEGORIES, ATTRIBUTES), set(wanted.to_pylist())
-    for number, record in read_records(file, "business_id", wanted):
+    for number, record in read_records(file, "business_id", wanted, businesses):
         item, name = record.get("business_id"), record.get("name")
         if not isinstance(item, str):
             file.reject(number, "no business_id")
@@ -118,6 +119,8 @@ def read_businesses(file: InputFile, wanted: pa.Array) -> Catalogue:
             kinds = token_names(_names(record.get("categories")))
             title = clean_title(name) if isinstance(name, str) else ""
             businesses.add(item, {TITLE: title, CATEGORIES: kinds, ATTRIBUTES: kinds})
+        else:
+            businesses.others += 1
     return businesses
 
 

@@ -138,11 +138,13 @@ def test_arguments_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture
     fails(capsys, convert(tmp_path, "yelp", "--tar", tmp_path / "no"), "no such file")
 
 
-def test_gzip_and_latin_1_members_are_read(tmp_path: Path) -> None:
-    businesses = '{"business_id": "b1", "name": "Café"}\n'.encode("latin-1")
-    path = put(tmp_path / "t", _tar("w", {REVIEW + ".gz": gzip.compress(REVIEWS[1].encode()), BUSINESS: businesses}))
-    assert convert(tmp_path, "yelp", "--tar", path) == 0
-    assert titles_of(tmp_path) == {"b1": "Café"}
+def test_gzip_members_are_read_and_a_line_that_is_not_utf_8_is_a_reject(tmp_path: Path) -> None:
+    """One bad byte garbles no other name: JSON is UTF-8."""
+    names = ['{"business_id": "b1", "name": "Café"}\n'.encode(code) for code in ("latin-1", "utf-8")]
+    members = {REVIEW + ".gz": gzip.compress(REVIEWS[1].encode()), BUSINESS: b"".join(names)}
+    path = put(tmp_path / "t", _tar("w", members))
+    assert convert(tmp_path, "yelp", "--tar", path, "--max-rejects", "0.5") == 0
+    assert titles_of(tmp_path) == {"b1": "Café"} and rejects_of(tmp_path) == [(BUSINESS, 1)]
 
 
 moments = st.datetimes(datetime(2004, 1, 1), datetime(2030, 1, 1)).map(lambda moment: moment.replace(microsecond=0))

@@ -14,7 +14,8 @@ from converter_helpers import REPOSITORY, SHARED, report, run, table, titles_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_converters.__main__ import build_parser, main
+from dataset_converters.__main__ import main
+from dataset_converters.cli import build_parser
 from dataset_converters.titles import clean_title, natural_order
 
 # --- titles
@@ -87,7 +88,7 @@ ids = st.text(
     min_size=1, max_size=5,
 )  # fmt: skip
 histories = st.dictionaries(
-    ids, st.lists(st.tuples(ids, st.integers(-10, 2_000_000_000)), min_size=1, max_size=6),
+    ids, st.lists(st.tuples(ids, st.integers(0, 2_000_000_000)), min_size=1, max_size=6),
     min_size=1, max_size=6,
 )  # fmt: skip
 
