@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -79,12 +79,45 @@ class Batch:
         """Some rows, without the padding that only the others needed."""
         lengths = self.lengths[rows]
         width = int(lengths.max())
-        return Batch(*(t[rows, :width] if t.dim() == 2 else lengths
-                       for t in (self.tokens, self.lengths, self.segment, self.node)))
+        parts = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*(t[rows, :width] if t.dim() == 2 else lengths for t in parts))
 
     def groups(self, size: int) -> list[Tensor]:
         """Row numbers in groups of at most ``size``, rows of like length together: less padding, less work."""
         return list(self.lengths.argsort(stable=True).split(size))
+
+
+@dataclass
+class BranchedBatch(Batch):
+    """Rows of one trunk (prefix and history) with a branch (suffix and title) for each target.
+
+    A branch sees the trunk up to the item before its target, and itself: what it says is what a row of its own would.
+
+    Attributes:
+        branch: ``[B, T]`` int64, 0 in the trunk, else the place of the target among the row's items.
+        seen: ``[B, T]`` int64, how much of the trunk each token sees.
+    """
+
+    branch: Tensor
+    seen: Tensor
+
+    @property
+    def position(self) -> Tensor:
+        """``[B, T]`` int64 position of each token in the row of its own that its branch stands for."""
+        column = torch.arange(self.tokens.size(1), device=self.tokens.device).expand_as(self.branch)
+        starts = torch.ones_like(self.branch, dtype=torch.bool)
+        starts[:, 1:] = self.branch[:, 1:] != self.branch[:, :-1]
+        begin = torch.where(starts, column, 0).cummax(1).values
+        place = torch.where(self.branch > 0, self.seen + column - begin, column)
+        return place.masked_fill(~self.mask, 0)  # padding may stand beyond what the model was made for
+
+    @property
+    def visible(self) -> Tensor:
+        """``[B, T, T]`` bool: token ``t`` (second axis) sees token ``s`` (third axis)."""
+        column = torch.arange(self.tokens.size(1), device=self.tokens.device)
+        trunk = (self.branch == 0).unsqueeze(1) & (column < self.seen.unsqueeze(2))
+        same = (self.branch.unsqueeze(1) == self.branch.unsqueeze(2)) & (self.branch > 0).unsqueeze(1)
+        return trunk | (same & (column <= column.unsqueeze(1)))
 
 
 class PromptBuilder:
@@ -130,6 +163,34 @@ class PromptBuilder:
         Returns:
             a Batch whose segment columns are: 0 prefix, 1 .. L history, L + 1 suffix, L + 2 target.
         """
+        prefix, history, suffix = self._frame(history, random_instruction)
+        segments = [prefix, history, suffix] + ([] if target is None else [target.unsqueeze(1)])
+        return self._lay_out(torch.cat(segments, dim=1))
+
+    def branched(self, history: Tensor, target: Tensor, random_instruction: bool = False) -> BranchedBatch:
+        """Lay out each history once, with a branch for every item after its first one and for the target.
+
+        Arguments as :meth:`__call__`. Segment columns are: 0 prefix, 1 .. L history, then L pairs of suffix and
+        title (pair ``j`` of the ``j + 1``-th item), the target's last.
+        """
+        prefix, history, suffix = self._frame(history, random_instruction)
+        longest = history.size(1)
+        # Items stand at the left (RecBole's layout) but for those that max_tokens has taken from there.
+        title = torch.cat([history[:, 1:], torch.zeros_like(target).unsqueeze(1)], dim=1)
+        last = longest - 1 - (history != 0).flip(1).int().argmax(1)
+        title.scatter_(1, last.unsqueeze(1), target.unsqueeze(1))
+        title = torch.where(history != 0, title, 0)  # the oldest item that is left has no history to see
+        pairs = torch.stack([torch.where(title != 0, suffix, 0), title], dim=2).flatten(1)
+        batch = self._lay_out(torch.cat([prefix, history, pairs], dim=1))
+        column = batch.segment
+        branch = torch.where(batch.mask & (column > longest), (column - longest + 1) // 2, 0)
+        trunk = self.length[torch.cat([prefix, history], dim=1)].cumsum(1)  # tokens up to each of its segments' end
+        own = torch.arange(column.size(1), device=column.device) + 1
+        seen = torch.where(branch > 0, trunk.gather(1, branch), own)
+        return BranchedBatch(batch.tokens, batch.lengths, batch.segment, batch.node, branch, seen)
+
+    def _frame(self, history: Tensor, random_instruction: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """``[B, 1]`` prefix, ``[B, L]`` the items that fit (0 where one was dropped), ``[B, 1]`` suffix segments."""
         rows, device = len(history), history.device
         prefix = torch.randint(self.n_prefixes, (rows, 1), device=device) if random_instruction else \
             torch.zeros((rows, 1), dtype=torch.int64, device=device)
@@ -138,9 +199,7 @@ class PromptBuilder:
         room = self.max_tokens - self.length[prefix] - self.length[suffix]
         # Tokens from each item to the end of the history; an item stays if that still fits.
         from_here = self.length[history].flip(1).cumsum(1).flip(1)
-        history = torch.where(from_here <= room, history, 0)
-        segments = [prefix, history, suffix] + ([] if target is None else [target.unsqueeze(1)])
-        return self._lay_out(torch.cat(segments, dim=1))
+        return prefix, torch.where(from_here <= room, history, 0), suffix
 
     def _lay_out(self, segments: Tensor) -> Batch:
         """``[B, S]`` segment ids -> their tokens side by side."""

@@ -74,7 +74,7 @@ KINDS = {
 #: Of the choices below, those that may be left open.
 _MAY_BE_NULL = {"mask_history", "lr_scheduler_type"}
 _CHOICES = {
-    "layout": ("per_target", "continuation"), "decode": ("beam", "exact"), "norm": ("full", "trie"),
+    "layout": ("per_target", "shared_prefix", "continuation"), "decode": ("beam", "exact"), "norm": ("full", "trie"),
     "objective": ("vocabulary", "catalogue"), "precision": ("auto", "fp32", "bf16"), "item_index": item_indexes(),
     "mask_history": (True, False), "repeat_consumption": (True, False), "train_on_prompt": (True, False),
     "trust_remote_code": (True, False), "loss_type": ("CE", "BPR"),

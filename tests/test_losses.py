@@ -6,12 +6,13 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import random_spellings, trie_of
+from conftest import random_spellings, tiny_model, trie_of
 from data_helpers import config_of, random_interactions, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
@@ -151,6 +152,45 @@ def test_every_weight_of_a_scratch_model_gets_a_gradient(dataset, layout):
     model, data = make(dataset, layout=layout)
     model.calculate_loss(data.parts[0].inter_feat[torch.arange(8)]).backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.parameters())
+
+
+@pytest.mark.parametrize("objective", ["vocabulary", "catalogue"])
+@pytest.mark.parametrize("kind", ["tiny-llama", "gpt2"])
+def test_shared_prefix_has_the_loss_and_the_gradients_of_per_target(dataset, objective, kind, tmp_path):
+    """Histories of any length in one batch; GPT-2 has absolute positions, LLaMA relative ones."""
+    if kind == "gpt2":
+        tokenizer = train_tokenizer(["Lego City Police", "Uno, the game", "Toy 1", "\n"], 400)
+        tokenizer.save_pretrained(tmp_path)
+        tiny_model("gpt2", vocab=len(tokenizer)).save_pretrained(tmp_path)
+    losses, gradients = [], []
+    for layout in ("per_target", "shared_prefix"):
+        model, data = make(dataset, layout=layout, objective=objective, MAX_ITEM_LIST_LENGTH=50,
+                           **({"llm": str(tmp_path), "max_prompt_tokens": 200} if kind == "gpt2" else {}))
+        model.prompts.n_prefixes = 1  # per_target draws an instruction a target
+        train, rows = data.parts[0], model.training_rows(data.parts[0])
+        rows = torch.arange(len(train)) if rows is None else rows
+        loss = model.calculate_loss(train[rows])
+        loss.backward()
+        losses.append(float(loss.detach()))
+        gradients.append({name: weight.grad for name, weight in model.backbone.named_parameters()
+                          if weight.requires_grad})
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("longest", [1, 3, 50])
+def test_shared_prefix_has_each_sample_as_a_target_once(dataset, longest):
+    model, data = make(dataset, layout="shared_prefix", MAX_ITEM_LIST_LENGTH=longest)
+    train = data.parts[0]
+    interaction = train[model.training_rows(train)]
+    batch = model.prompts.branched(interaction[model.ITEM_SEQ], interaction[model.ITEM_ID])
+    ends = (batch.branch > 0) & model.trie.is_leaf(batch.node) & (batch.node > 0)
+    users = interaction[model.USER_ID].unsqueeze(1).expand_as(batch.node)[ends]
+    items = model.trie.item[model.trie.low[batch.node[ends]]]
+    everything = train[torch.arange(len(train))]
+    assert Counter(zip(users.tolist(), items.tolist())) == Counter(
+        zip(everything[model.USER_ID].tolist(), everything[model.ITEM_ID].tolist()))
 
 
 # ---------------------------------------------------------------------------------------------- training_rows

@@ -136,3 +136,29 @@ def test_an_unknown_prompt_is_refused_by_name(name, hint):
     with pytest.raises(UserError, match=hint) as caught:
         PromptTemplate.load(name, None, True)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@given(histories(), st.data(), st.integers(20, 120))
+@settings(max_examples=100, deadline=None)
+def test_a_branch_sees_what_a_row_of_its_own_would_hold(history, data, limit):
+    """Its tokens, their order and their positions are those of the plain row over the items before its target."""
+    history[:, 0] = torch.where(history[:, 0] == 0, 1, history[:, 0])
+    build = builder(limit)
+    targets = torch.tensor(data.draw(st.lists(ITEMS, min_size=len(history), max_size=len(history))))
+    batch = build.branched(history, targets)
+    visible, position = batch.visible & batch.mask.unsqueeze(1), batch.position
+    kept = build(history)
+    for row, items in enumerate(history.tolist()):
+        items = [item for item in items if item]
+        whole = len(set(kept.segment[row][kept.mask[row]].tolist()) - {0, history.size(1) + 1})
+        items = [*items[len(items) - whole:], int(targets[row])]  # the oldest go where the prompt is too long
+        branches = [branch for branch in dict.fromkeys(batch.branch[row].tolist()) if branch]
+        assert len(branches) == len(items) - 1
+        for place, branch in enumerate(branches, 1):
+            last = int((batch.branch[row] == branch).nonzero()[-1])
+            seen = visible[row, last].nonzero().flatten()
+            order = position[row, seen].argsort()
+            assert position[row, seen][order].tolist() == list(range(len(seen)))
+            assert batch.tokens[row, seen][order].tolist() == by_hand(items[:place], 10**6, "\nAnswer:\n", items[place])
+        for token in range(int(batch.lengths[row])):  # nothing sees what comes after it
+            assert (position[row][visible[row, token]] <= position[row, token]).all()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.prompt import Batch
+from recbole_genrec.prompt import Batch, BranchedBatch
 
 
 class CausalBackbone(nn.Module):
@@ -33,8 +33,13 @@ class CausalBackbone(nn.Module):
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """``[B, T, d]`` last hidden states; the language-model head is left to :meth:`logits`, where it is needed."""
-        return self.core.base_model(input_ids=batch.tokens, attention_mask=batch.mask.long(),
-                                    use_cache=False).last_hidden_state
+        if isinstance(batch, BranchedBatch):
+            own = torch.eye(batch.tokens.size(1), dtype=torch.bool, device=batch.tokens.device)  # padding sees itself
+            seen = ((batch.visible & batch.mask.unsqueeze(1)) | own).unsqueeze(1)
+            layout = {"attention_mask": additive(seen, self.core.dtype), "position_ids": batch.position}
+        else:
+            layout = {"attention_mask": batch.mask.long()}
+        return self.core.base_model(input_ids=batch.tokens, use_cache=False, **layout).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., d]`` -> ``[..., V]``, with the scalings that some architectures add after the head."""
@@ -81,6 +86,11 @@ class CausalBackbone(nn.Module):
                             f"(its own forward pass differs from ours by {error:.3g} in log-probability)")
 
 
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as what is added to attention scores: finite, so that every attention implementation takes it."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
 class CausalState:
     """Prompts of ``B`` users in a key-value cache, and the tokens pushed after them (see ``DecodingState``)."""
 
@@ -97,9 +107,7 @@ class CausalState:
         users, width = tokens.shape
         prompt = self.mask.unsqueeze(1).expand(-1, width, -1)
         seen = torch.cat([prompt, visible.expand(users, -1, -1)], dim=-1).unsqueeze(1)
-        dtype = self.hidden.dtype
-        # Additive and finite: every attention implementation takes it.
-        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+        mask = additive(seen, self.hidden.dtype)
         position = (self.lengths.unsqueeze(1) + depth).expand(users, width)
         return self.backbone.core.base_model(input_ids=tokens, attention_mask=mask, position_ids=position,
                                              past_key_values=self.cache, use_cache=True).last_hidden_state

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.exact import step_log_probs
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
 
 #: Rows of like length that share a forward pass in training. The loss does not depend on it.
@@ -22,6 +23,9 @@ class GenRec(GenerativeRecommender):
     * ``layout: continuation``: one window a sample, ``S`` is every title in it, the next one included. The same
       targets for a fraction of the tokens, without the answer marker, so that a title is predicted in training
       exactly where it is at inference: after the title before it.
+    * ``layout: shared_prefix``: one window a sample, whose history is read once; every item in it but the first is
+      the target of a branch that sees the items before it. Loss and gradients are those of ``per_target`` with
+      the window's items as history, for a fraction of the tokens.
     * ``train_on_prompt: true`` adds the prompt's own tokens to ``S``, as the published code does.
 
     Decide (the paper is silent): lists come from constrained decoding on the title trie instead of matching free
@@ -31,7 +35,14 @@ class GenRec(GenerativeRecommender):
 
     @staticmethod
     def has_suffix(config) -> bool:
-        return config["layout"] == "per_target"
+        return config["layout"] != "continuation"
+
+    @classmethod
+    def check_config(cls, config) -> None:
+        super().check_config(config)
+        if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
+            raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
+                            "once for many targets")
 
     def training_rows(self, dataset) -> Tensor | None:
         """Rows of RecBole's training samples that the layout trains on; None for all.
@@ -40,21 +51,29 @@ class GenRec(GenerativeRecommender):
         backwards: their windows (history and target) cover each training interaction once, but for a first item
         that would stand alone in its window (it has no history, so RecBole has no sample for it) and for what
         ``max_prompt_tokens`` cuts from the oldest end of a window.
+
+        ``shared_prefix`` takes every MAX_ITEM_LIST_LENGTH-th sample instead: a window's first item, which is
+        no target there, is the last target of the window before, so each training sample is a target once.
         """
         if self.config["layout"] == "per_target":
             return None
         user, row = dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW]
         last = torch.zeros(int(user.max()) + 1, dtype=row.dtype).scatter_reduce(0, user, row, "amax")
-        return ((last[user] - row) % (self.max_seq_length + 1) == 0).nonzero().squeeze(1)
+        step = self.max_seq_length + (self.config["layout"] == "continuation")
+        return ((last[user] - row) % step == 0).nonzero().squeeze(1)
 
     def calculate_loss(self, interaction) -> Tensor:
         """Mean negative log-likelihood of the supervised tokens; scalar."""
         history = interaction[self.ITEM_SEQ]
-        batch = self.prompts(history, interaction[self.ITEM_ID], random_instruction=True)
-        target = history.size(1) + 2
-        supervised = batch.segment == target
+        lay_out = self.prompts.branched if self.config["layout"] == "shared_prefix" else self.prompts
+        batch = lay_out(history, interaction[self.ITEM_ID], random_instruction=True)
+        longest = history.size(1)
+        if self.config["layout"] == "shared_prefix":
+            supervised = (batch.branch > 0) & (batch.node > 0)  # titles, not the words before them
+        else:
+            supervised = batch.segment == longest + 2
         if self.config["layout"] == "continuation":
-            supervised |= (batch.segment >= 1) & (batch.segment <= history.size(1))
+            supervised |= (batch.segment >= 1) & (batch.segment <= longest)
         if self.config["train_on_prompt"]:
             supervised = torch.ones_like(supervised)
         supervised = (supervised & batch.mask)[:, 1:]
