@@ -53,7 +53,8 @@ class GenRec(GenerativeRecommender):
         ``max_prompt_tokens`` cuts from the oldest end of a window.
 
         ``shared_prefix`` takes every MAX_ITEM_LIST_LENGTH-th sample instead: a window's first item, which is
-        no target there, is the last target of the window before, so each training sample is a target once.
+        no target there, is the last target of the window before, so each training sample is a target once
+        (but for what ``max_prompt_tokens`` cuts, as above).
         """
         if self.config["layout"] == "per_target":
             return None
