@@ -275,12 +275,12 @@ def judge(report: dict[str, Any]) -> list[Check]:
         "no model can have learnt them", note=cold["items"] > 0)
     add("duplicates", "interactions: same user and item again", f"{repeats['interactions']:,}",
         f"of {report['interactions']:,}", "taken again, or written twice", note=repeats["interactions"] > 0)
+    add("same_time", "interactions: ... at the same time", f"{repeats['same_time']:,}",
+        f"of {report['interactions']:,}", "probably written twice", note=repeats["same_time"] > 0)
     add("left_out", "interactions left out when read", f"{report['left_out']['interactions']:,}", "of the file's rows",
         "no row for them in the .item or .user file", note=report["left_out"]["interactions"] > 0)
     add("item_rows", "rows of .item that repeat an item", f"{report['left_out']['item_rows']:,}", "of the file's rows",
         "the first one counts", note=report["left_out"]["item_rows"] > 0)
-    add("same_time", "interactions: ... at the same time", f"{repeats['same_time']:,}",
-        f"of {report['interactions']:,}", "probably written twice", note=repeats["same_time"] > 0)
     return checks
 
 
