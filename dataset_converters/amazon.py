@@ -171,28 +171,21 @@ def parse_reviews(block: Block, form: _Form) -> Rows:
 def read_products(files: list[InputFile], key: str, wanted: pa.Array) -> tuple[Catalogue, int]:
     """The metadata of the items ``wanted``, and how many titles were left-overs of a script."""
     products, leftovers = Catalogue(CATEGORIES, ATTRIBUTES, BRAND, PRICE), 0
-    known = set(wanted.to_pylist())
     for file in files:
-        for number, record in read_records(file, key, wanted, products):
-            item = record.get(key)
-            if not isinstance(item, str):
-                file.reject(number, f"no {key}")
-            elif item in known:
-                title = _text(record.get("title"))
-                if _LEFTOVER.search(title):
-                    title, leftovers = "", leftovers + 1
-                brand = clean_title(_text(record.get("brand") or record.get("store")))
-                paths = list(_paths(record.get("categories") or record.get("category")))
-                below = [name for path in paths for name in path[1:]]
-                products.add(item, {
-                    TITLE: clean_title(title),
-                    CATEGORIES: token_names(name for path in paths for name in path),
-                    ATTRIBUTES: token_names([*below, brand]),
-                    BRAND: brand,
-                    PRICE: price(record.get("price")),
-                })  # fmt: skip
-            else:
-                products.others += 1
+        for item, record in read_records(file, key, wanted, products):
+            title = _text(record.get("title"))
+            if _LEFTOVER.search(title):
+                title, leftovers = "", leftovers + 1
+            brand = clean_title(_text(record.get("brand") or record.get("store")))
+            paths = list(_paths(record.get("categories") or record.get("category")))
+            below = [name for path in paths for name in path[1:]]
+            products.add(item, {
+                TITLE: clean_title(title),
+                CATEGORIES: token_names(name for path in paths for name in path),
+                ATTRIBUTES: token_names([*below, brand]),
+                BRAND: brand,
+                PRICE: price(record.get("price")),
+            })  # fmt: skip
     return products, leftovers
 
 

@@ -12,7 +12,6 @@ from .corpus import TITLE
 from .parsing import numpy_mask, parse_record, split_lines
 from .reading import BLANKS, InputFile
 
-
 _QUOTED = r"""(?:"(?P<double>[^"\\]*)"|'(?P<single>[^'\\]*)')"""  # one group is empty
 
 
@@ -38,13 +37,14 @@ class Catalogue:
 
 def read_records(
     file: InputFile, key: str, wanted: pa.Array, catalogue: Catalogue
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(line number, record)`` of the JSON (or Python literal) lines of wanted items.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ``(item, record)`` of the JSON (or Python literal) lines of wanted items.
 
     A line whose one and only ``"key": "..."`` names another item is skipped without a look at
-    the rest and counted in ``catalogue``, since most of a metadata dump is about items without an interaction here; any
-    other line is parsed, and is a reject if that fails.
+    the rest, since most of a metadata dump is about items without an interaction here; any other
+    line is parsed, and is a reject if that fails. ``catalogue`` counts the lines of other items.
     """
+    known = set(wanted.to_pylist())
     mark = rf"""["']{key}["']\s*:\s*"""
     for block in file.blocks():
         lines = split_lines(block)
@@ -58,9 +58,18 @@ def read_records(
         catalogue.others += int(skip.sum())
         for place in np.flatnonzero(~skip).tolist():
             line, number = lines[place].as_py(), block.first + place
-            if line.strip(BLANKS + "\n"):
-                file.count_lines(1)
-                try:
-                    yield number, parse_record(line)
-                except ValueError as error:
-                    file.reject(number, str(error))
+            if not line.strip(BLANKS + "\n"):
+                continue
+            file.count_lines(1)
+            try:
+                record = parse_record(line)
+            except ValueError as error:
+                file.reject(number, str(error))
+                continue
+            item = record.get(key)
+            if not isinstance(item, str):
+                file.reject(number, f"no {key}")
+            elif item in known:
+                yield item, record
+            else:
+                catalogue.others += 1

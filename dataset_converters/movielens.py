@@ -24,7 +24,7 @@ from . import interactions
 from .catalogue import Catalogue
 from .corpus import ATTRIBUTES, CATEGORIES, TITLE, YEAR, Corpus
 from .parsing import Rows, match
-from .reading import Block, ConversionError, InputFile, Rejects, find_files
+from .reading import Block, ConversionError, InputFile, Rejects, find_files, single_files
 from .staging import Staging
 from .titles import clean_title, natural_order, token_names
 
@@ -83,12 +83,7 @@ def convert(args: argparse.Namespace, rejects: Rejects, staging: Staging) -> Cor
 
 
 def _open(args: argparse.Namespace, rejects: Rejects) -> dict[str, InputFile]:
-    if bool(args.input) == bool(args.ratings or args.movies):
-        raise ConversionError("give either --input, or --ratings and --movies")
-    if not args.input:
-        if not (args.ratings and args.movies):
-            raise ConversionError("--ratings and --movies belong together")
-        paths = {"ratings": args.ratings, "movies": args.movies}
+    if paths := single_files(args, "input", "ratings", "movies"):
         return {role: InputFile(path, rejects) for role, path in paths.items()}
     names = [name for form in _FORMS for name in form[:2]]
     found = find_files(args.input, [*names, "u.genre"])
@@ -157,7 +152,10 @@ def _split_movie(line: str, form: _Form, genres: Sequence[str]) -> tuple[str, st
             raise ValueError
         names, date = [name for name, flag in zip(genres, flags) if flag == "1"], date.strip()
     elif form.movies == "movies.dat":
-        item, title, names, date = *_outer(line), ""
+        item, title, separator, kinds = split_dat(line)
+        if not separator:
+            raise ValueError
+        names, date = kinds.split("|"), ""
     else:
         ((item, title, kinds),) = csv.reader([line], strict=True)
         names, date = kinds.split("|"), ""
@@ -166,10 +164,8 @@ def _split_movie(line: str, form: _Form, genres: Sequence[str]) -> tuple[str, st
     return item, title, names, date
 
 
-def _outer(line: str) -> tuple[str, str, list[str]]:
-    """``id::title::genres``, where the title may hold ``::`` itself."""
-    item, separator, rest = line.partition("::")
-    title, other, kinds = rest.rpartition("::")
-    if not other:
-        raise ValueError
-    return item, title, kinds.split("|")
+def split_dat(line: str) -> tuple[str, str, str, str]:
+    """``(id, title, separator after it, genres)`` of a line of movies.dat, whose title may hold
+    ``::`` itself; the separator is "" where the line has less than two."""
+    item, _, rest = line.partition("::")
+    return item, *rest.rpartition("::")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import gzip
 import hashlib
@@ -44,6 +45,20 @@ def find_files(path: str, names: Iterable[str]) -> dict[str, archives.Place]:
         raise ConversionError(f"{path}: {error}") from None
     except _DAMAGE as error:
         raise ConversionError(f"{path}: damaged archive ({error})") from None
+
+
+def single_files(args: argparse.Namespace, whole: str, *roles: str) -> dict[str, str]:
+    """The paths of the files that are given one by one, by role; empty if ``--<whole>`` is given
+    instead. ConversionError for neither, both, or only some of the files."""
+    paths = {role: getattr(args, role) for role in roles}
+    names = " and ".join(f"--{role}" for role in roles)
+    if bool(getattr(args, whole)) == any(paths.values()):
+        raise ConversionError(f"give either --{whole}, or {names}")
+    if not any(paths.values()):
+        return {}
+    if not all(paths.values()):
+        raise ConversionError(f"{names} belong together")
+    return paths
 
 
 @dataclass

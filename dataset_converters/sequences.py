@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from .corpus import ATTRIBUTES, CATEGORIES, TITLE, UNKNOWN_TIME, Corpus
+from .movielens import split_dat
 from .parsing import BREAKS, LATEST
 from .reading import BLANKS, InputFile, Rejects
 from .staging import Staging
@@ -150,8 +151,7 @@ def read_titles(file: InputFile) -> tuple[dict[str, str], dict[str, str]]:
         if is_movies is None:
             is_movies = "\t" not in line and line.count("::") >= 2
         if is_movies:
-            item, _, rest = line.partition("::")
-            title, separator, names = rest.rpartition("::")
+            item, title, separator, names = split_dat(line)
             title = natural_order(clean_title(title))
         else:
             item, separator, title = line.partition("\t")

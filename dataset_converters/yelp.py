@@ -21,7 +21,7 @@ from . import interactions
 from .catalogue import Catalogue, read_records
 from .corpus import ATTRIBUTES, CATEGORIES, TITLE, Corpus
 from .parsing import Field, Rows, json_lines, numpy_mask
-from .reading import Block, ConversionError, InputFile, Rejects, find_files
+from .reading import Block, ConversionError, InputFile, Rejects, find_files, single_files
 from .staging import Staging
 from .titles import clean_title, token_names
 
@@ -67,12 +67,7 @@ def convert(args: argparse.Namespace, rejects: Rejects, staging: Staging) -> Cor
 
 
 def _open(args: argparse.Namespace, rejects: Rejects) -> dict[str, InputFile]:
-    if bool(args.tar) == bool(args.reviews or args.businesses):
-        raise ConversionError("give either --tar, or --reviews and --businesses")
-    if not args.tar:
-        if not (args.reviews and args.businesses):
-            raise ConversionError("--reviews and --businesses belong together")
-        paths = {"reviews": args.reviews, "businesses": args.businesses}
+    if paths := single_files(args, "tar", "reviews", "businesses"):
         return {role: InputFile(path, rejects, utf8=True) for role, path in paths.items()}
     found = find_files(args.tar, _MEMBERS.values())
     for name in _MEMBERS.values():
@@ -110,17 +105,11 @@ def _one(text: str) -> int | None:
 
 def read_businesses(file: InputFile, wanted: pa.Array) -> Catalogue:
     """Name and categories of the businesses ``wanted``."""
-    businesses, known = Catalogue(CATEGORIES, ATTRIBUTES), set(wanted.to_pylist())
-    for number, record in read_records(file, "business_id", wanted, businesses):
-        item, name = record.get("business_id"), record.get("name")
-        if not isinstance(item, str):
-            file.reject(number, "no business_id")
-        elif item in known:
-            kinds = token_names(_names(record.get("categories")))
-            title = clean_title(name) if isinstance(name, str) else ""
-            businesses.add(item, {TITLE: title, CATEGORIES: kinds, ATTRIBUTES: kinds})
-        else:
-            businesses.others += 1
+    businesses = Catalogue(CATEGORIES, ATTRIBUTES)
+    for item, record in read_records(file, "business_id", wanted, businesses):
+        name, kinds = record.get("name"), token_names(_names(record.get("categories")))
+        title = clean_title(name) if isinstance(name, str) else ""
+        businesses.add(item, {TITLE: title, CATEGORIES: kinds, ATTRIBUTES: kinds})
     return businesses
 
 

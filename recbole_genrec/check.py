@@ -6,11 +6,9 @@ import sys
 from typing import Any
 
 from recbole_genrec.benchmark import Data
-from recbole_genrec.config import Config
 from recbole_genrec.data.leakage import find_leaks, render
 from recbole_genrec.errors import UserError
-from recbole_genrec.suite import gather_settings
-from recbole_genrec.validation import check_dataset, known_keys
+from recbole_genrec.suite import gather_settings, plan_runs
 
 #: Needs nothing of a data set but its interactions.
 _MODEL = "Pop"
@@ -25,14 +23,9 @@ def check_data(datasets: list[str], config_files: list[str], overrides: dict[str
         UserError: a mistake in the call, found before anything is read.
     """
     given = gather_settings([_MODEL], datasets, config_files, overrides)
-    configs = []
-    for dataset in datasets:
-        settings = {key: given[key] for key in given.keys() & known_keys(_MODEL, dataset)}
-        configs.append(config := Config(_MODEL, dataset, config_dict=settings))
-        check_dataset(config)
-        config["topk"] = [1]  # nothing is ranked: no catalogue is too small
     mistakes = 0
-    for config in configs:
+    for config in plan_runs([_MODEL], datasets, [], given):
+        config["topk"] = [1]  # nothing is ranked: no catalogue is too small
         try:
             data = Data.load(config)
         except Exception as error:  # RecBole has a type of its own for every file that it cannot work with

@@ -36,7 +36,7 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     given = gather_settings(models, datasets, config_files, overrides)
     given.setdefault("show_progress", sys.stderr.isatty())
 
-    plan = _plan(models, datasets, seeds, given)
+    plan = plan_runs(models, datasets, seeds, given)
     output_dir = writable_folder(plan[0]["output_dir"])
 
     records, mistakes = [], 0
@@ -85,8 +85,12 @@ def gather_settings(models: list[str], datasets: list[str], config_files: list[s
     return given
 
 
-def _plan(models: list[str], datasets: list[str], seeds: list[int], given: dict[str, Any]) -> list[Config]:
-    """One checked configuration a run, in the order in which they will run."""
+def plan_runs(models: list[str], datasets: list[str], seeds: list[int], given: dict[str, Any]) -> list[Config]:
+    """One checked configuration a run, in the order in which they will run.
+
+    Raises:
+        UserError: a value that cannot be, a data set or a column that is not there.
+    """
     plan = []
     for dataset in datasets:
         for seed in seeds or [None]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import os
 import random
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from converter_helpers import SHARED
 from data_helpers import NAME, load, random_interactions, records, write_dataset
 
 from dataset_converters.__main__ import main as convert
@@ -18,8 +18,6 @@ from recbole_genrec.cli import main
 from recbole_genrec.config import Config
 from recbole_genrec.data.leakage import find_leaks
 from recbole_genrec.settings import property_file, read_yaml
-
-SHARED = Path(os.environ.get("GENREC_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "datasets"
 
 
 def hashed(item: str) -> str:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from converter_helpers import SHARED
 
 from dataset_converters.titles import clean_title, natural_order
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.index import build_index
-
-SHARED = Path(os.environ.get("GENREC_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "datasets"
 
 
 def films(path: Path) -> dict[str, str]:

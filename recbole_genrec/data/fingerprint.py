@@ -19,7 +19,7 @@ _BLOCK = 1 << 20  # lines at once: bounds the memory
 
 def data_fingerprint(dataset) -> str:
     """Hash of users, items, titles, order and times of a :class:`GenRecDataset`: the data, whatever the split."""
-    digest = hashlib.sha256(_lines(dataset, np.arange(len(dataset.sequences.user)), timed=True))
+    digest = hashlib.sha256(_lines(dataset, [np.arange(len(dataset.sequences.user))], timed=True))
     if dataset.item_feat is not None and dataset.config["title_field"] in dataset.item_feat:
         catalogue = Catalogue.from_dataset(dataset)
         digest.update("\n".join(sorted(map("\t".join, zip(catalogue.item_tokens, catalogue.titles)))).encode())
@@ -38,26 +38,31 @@ def split_fingerprint(dataset, target_rows: Iterable[Tensor]) -> str:
     items = dataset.field2id_token[dataset.iid_field].astype(str)
     digest = hashlib.sha256("\n".join(sorted(items)).encode())
     # All rows first: a user's first item is nobody's target.
-    for rows in (np.arange(len(dataset.sequences.user)), *(rows.numpy() for rows in target_rows)):
-        digest.update(_lines(dataset, rows))
+    digest.update(_lines(dataset, [np.arange(len(dataset.sequences.user)), *(rows.numpy() for rows in target_rows)]))
     return digest.hexdigest()[:16]
 
 
-def _lines(dataset, rows: np.ndarray, timed: bool = False) -> bytes:
-    """16 bytes for the multiset of lines (raw user, raw item, place[, time]) at ``rows`` of the sequences."""
-    sequences = dataset.sequences
+def _lines(dataset, parts: list[np.ndarray], timed: bool = False) -> bytes:
+    """24 bytes for each part's multiset of lines (raw user, raw item, place[, time]): its sum and its size.
+
+    Args:
+        parts: int64 rows of the sequences, one array a part.
+    """
+    user, item, time, start = (getattr(dataset.sequences, name).numpy() for name in ("user", "item", "time", "start"))
     users, items = _keys(dataset, dataset.uid_field), _keys(dataset, dataset.iid_field)
-    total = np.zeros(2, dtype=np.uint64)
-    for begin in range(0, len(rows), _BLOCK):
-        block = rows[begin:begin + _BLOCK]
-        place = (block - sequences.start.numpy()[block]).astype(np.uint64)[:, None]
-        line = _mix(users[sequences.user.numpy()[block]])
-        line = _mix(line + items[sequences.item.numpy()[block]])
-        line = _mix(line + place)
-        if timed:
-            line = _mix(line + sequences.time.numpy()[block].view(np.uint64)[:, None])
-        total += line.sum(axis=0, dtype=np.uint64)
-    return total.tobytes() + len(rows).to_bytes(8, "little")
+    result = b""
+    for rows in parts:
+        total = np.zeros(2, dtype=np.uint64)
+        for begin in range(0, len(rows), _BLOCK):
+            block = rows[begin:begin + _BLOCK]
+            line = _mix(users[user[block]])
+            line = _mix(line + items[item[block]])
+            line = _mix(line + (block - start[block]).astype(np.uint64)[:, None])
+            if timed:
+                line = _mix(line + time[block].view(np.uint64)[:, None])
+            total += line.sum(axis=0, dtype=np.uint64)
+        result += total.tobytes() + len(rows).to_bytes(8, "little")
+    return result
 
 
 def _keys(dataset, field: str) -> np.ndarray:
