@@ -150,7 +150,11 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
 
     began = time.monotonic()
     masked = trainer.mask_history
+    generative = getattr(model, "generative", False)
+    if generative:
+        model.lists = model.exact_lists = 0
     metrics, users = trainer.test(test, masked, show_progress=progress)
+    exact_share = model.exact_lists / model.lists if generative and model.lists else None  # None: nothing decoded
     seconds = time.monotonic() - began
     _, other = trainer.test(test, not masked, show_progress=progress)
     unmasked = other if masked else users
@@ -174,9 +178,9 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_parameters": sum(p.numel() for p in model.parameters()), "curve": trainer.curve,
     }
-    if getattr(model, "generative", False):
-        record.update(model.describe(), decode=config["decode"], norm=config["norm"], layout=config["layout"],
-                      objective=config["objective"])
+    if generative:
+        record.update(model.describe(), decode=config["decode"], exact_share=exact_share, norm=config["norm"],
+                      layout=config["layout"], objective=config["objective"])
         if config["validity_users"]:
             record.update(free_generation(model, test, config["validity_users"]))
     return {**record, "leakage": _leakage(data)}  # last: its memory is no part of the run's

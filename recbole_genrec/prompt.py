@@ -62,7 +62,8 @@ class Batch:
         tokens: ``[B, T]`` int64, 0 where padded.
         lengths: ``[B]`` int64 real tokens of each row.
         segment: ``[B, T]`` int64 column of the segment matrix that each token came from.
-        node: ``[B, T]`` int64 trie node that an item's token leads to; 0 for the words around the items.
+        node: ``[B, T]`` int64 trie node that an item's token chooses among its siblings; 0 where the token is forced,
+            and for the words around the items.
     """
 
     tokens: Tensor
@@ -81,6 +82,16 @@ class Batch:
         width = int(lengths.max())
         parts = (getattr(self, field.name) for field in fields(self))
         return type(self)(*(t[rows, :width] if t.dim() == 2 else lengths for t in parts))
+
+    def groups_of_tokens(self, tokens: int) -> list[Tensor]:
+        """Row numbers in groups of like length that hold at most ``tokens`` tokens with their padding, or one row."""
+        order = self.lengths.argsort(stable=True)
+        groups, begin = [], 0
+        for end, length in enumerate(self.lengths[order].tolist()):
+            if end > begin and (end + 1 - begin) * length > tokens:
+                groups.append(order[begin:end])
+                begin = end
+        return [*groups, order[begin:]]
 
     def groups(self, size: int) -> list[Tensor]:
         """Row numbers in groups of at most ``size``, rows of like length together: less padding, less work."""

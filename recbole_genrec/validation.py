@@ -61,7 +61,8 @@ _NUMBERS = {
     "eval_step": (int, 0, None), "stopping_step": (int, 0, None), "seed": (int, 0, 2**32 - 1),
     "lora_r": (int, 1, None), "lora_alpha": (float, 0, None), "lora_dropout": (float, 0, 1),
     "num_beams": (int, 1, None), "warmup_steps": (int, 0, None), "max_prompt_tokens": (int, 16, None),
-    "validity_users": (int, 0, None), "max_train_minutes": (float, 0, None), "pretrain_epochs": (int, 0, None),
+    "decode_budget": (int, 1, None), "validity_users": (int, 0, None),
+    "max_train_minutes": (float, 0, None), "pretrain_epochs": (int, 0, None),
     "hidden_dropout_prob": (float, 0, 1), "attn_dropout_prob": (float, 0, 1), "dropout_prob": (float, 0, 1),
     "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
 }
@@ -74,7 +75,8 @@ KINDS = {
 #: Of the choices below, those that may be left open.
 _MAY_BE_NULL = {"mask_history", "lr_scheduler_type"}
 _CHOICES = {
-    "layout": ("per_target", "shared_prefix", "continuation"), "decode": ("beam", "exact"), "norm": ("full", "trie"),
+    "layout": ("per_target", "shared_prefix", "continuation"), "decode": ("beam", "exact_topk", "exact_all"),
+    "norm": ("full", "trie"),
     "objective": ("vocabulary", "catalogue"), "precision": ("auto", "fp32", "bf16"), "item_index": item_indexes(),
     "mask_history": (True, False), "repeat_consumption": (True, False), "train_on_prompt": (True, False),
     "trust_remote_code": (True, False), "loss_type": ("CE", "BPR"),
@@ -117,7 +119,7 @@ def check_values(config) -> None:
             allowed = ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
             raise UserError(f"{key}={value!r} is not one of {allowed}"
                             + did_you_mean(str(value), [str(choice) for choice in choices]))
-    if config["num_beams"] is not None and config["num_beams"] < max(topk):
+    if config["decode"] == "beam" and config["num_beams"] is not None and config["num_beams"] < max(topk):
         raise UserError(f"num_beams={config['num_beams']} is fewer than the largest topk ({max(topk)})")
 
 

@@ -10,8 +10,11 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          T5Config, T5ForConditionalGeneration)
 
+from recbole_genrec.backbone.causal import CausalBackbone
+from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
 from recbole_genrec.decoding.trie import Trie
 from recbole_genrec.prompt import Batch
 
@@ -33,6 +36,11 @@ def tiny_model(kind: str, vocab: int = 200, seed: int = 0):
     if kind == "gpt2":
         model = GPT2LMHeadModel(GPT2Config(**shape, n_embd=32, n_layer=2, n_head=4, n_positions=256,
                                            initializer_range=0.3, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+    elif kind == "t5":
+        model = T5ForConditionalGeneration(T5Config(**shape, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+                                                    decoder_start_token_id=0, dropout_rate=0))
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.3) if weight.dim() > 1 else None
     elif kind == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**rotary))
     else:
@@ -66,6 +74,13 @@ def batch_of(rows: list[list[int]]) -> Batch:
     lengths = torch.tensor([len(row) for row in rows])
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     return Batch(tokens, lengths, torch.zeros_like(tokens), torch.zeros_like(tokens))
+
+
+def start(model, prompts: list[list[int]]):
+    """The decoding state of a model after these prompts."""
+    backbone = (Seq2SeqBackbone if model.config.is_encoder_decoder else CausalBackbone)(model)
+    with torch.no_grad():
+        return backbone.start(batch_of(prompts))
 
 
 def random_prompts(users: int, seed: int = 0, vocab: int = 200, longest: int = 30) -> list[list[int]]:

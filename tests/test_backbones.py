@@ -14,6 +14,7 @@ from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.loading import compute_dtype, load_backbone
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
+from recbole_genrec.decoding.trie import Trie
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
 
@@ -227,6 +228,7 @@ def test_a_saved_model_scores_the_same_when_loaded(folders, dataset, tmp_path, k
         assert "model.safetensors" not in written and written["adapter_model.safetensors"] < base / 4
     facts = json.loads((tmp_path / "model" / "genrec.json").read_text())
     assert facts["trie_fingerprint"] == model.index.fingerprint
+    assert torch.equal(Trie.load(tmp_path / "model" / "trie.safetensors").tokens, model.trie.tokens)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -236,11 +238,16 @@ def test_scores_are_log_probabilities_of_the_decoded_items(folders, dataset, kin
     decoded = scores > -torch.inf
     assert (decoded.sum(1) == model.topk).all() and not decoded[:, 0].any() and (scores[decoded] <= 0).all()
     # predict() scores one given item a row under the same model, whole vocabulary and all.
-    model.config["norm"], model.config["decode"] = "full", "exact"
+    model.config["norm"], model.config["decode"] = "full", "exact_all"
     exact = model.full_sort_predict(test).view(len(test), model.n_items)
     best = exact.argmax(1)
     test.interaction[model.ITEM_ID] = best
     torch.testing.assert_close(model.predict(test), exact.max(1).values, atol=1e-4, rtol=1e-4)
+
+
+def test_genrec_refuses_an_encoder_decoder(dataset):
+    with pytest.raises(UserError, match="tiny-t5 is a seq2seq backbone, and GenRec needs a causal one"):
+        GenRec.check_config(config_of(dataset, "GenRec", llm="tiny-t5", gpu_id=""))
 
 
 def test_a_prompt_longer_than_the_model_takes_is_refused(folders, dataset):

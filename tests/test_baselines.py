@@ -193,10 +193,10 @@ FEW = random_interactions(users=10, items=15, longest=6)
 
 @pytest.fixture(scope="module")
 def genrec_runs(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
-    """One tiny training each for beam and exact decoding; the same seed."""
+    """One tiny training for each way to decode; the same seed."""
     data = write_dataset(tmp_path_factory.mktemp("data"), FEW, topk=[1, 5], valid_metric="NDCG@5")
     runs = {}
-    for decode in ("beam", "exact"):
+    for decode in ("beam", "exact_topk", "exact_all"):
         folder = tmp_path_factory.mktemp(decode)
         code = main(["run", "--model=GenRec", f"--dataset={NAME}", f"--config_files={data}", "--epochs=1",
                      "--llm=tiny-llama", "--precision=fp32", "--num_beams=15", "--validity_users=2",
@@ -209,11 +209,12 @@ def genrec_runs(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
 def test_genrec_record_says_what_was_measured(genrec_runs):
     for decode, (_, record) in genrec_runs.items():
         assert record["status"] == "ok" and record["decode"] == decode
+        assert record["exact_share"] == 1  # 15 beams hold all 15 items
         assert 0 <= record["valid_rate"] <= 1 and 0 <= record["duplicate_rate"] <= 1
         assert record["prompt_fingerprint"] and record["trie_fingerprint"] and record["backbone"]
         assert record["trainable_parameters"] == record["total_parameters"] > 0
         assert np.isfinite(record["curve"][0]["loss"])
-    assert genrec_runs["beam"][1]["trie_fingerprint"] == genrec_runs["exact"][1]["trie_fingerprint"]
+    assert len({record["trie_fingerprint"] for _, record in genrec_runs.values()}) == 1
 
 
 def test_genrec_lists_hold_distinct_items_outside_the_history(genrec_runs):
@@ -226,10 +227,11 @@ def test_genrec_lists_hold_distinct_items_outside_the_history(genrec_runs):
             assert not set(row.topk) & (taken[row.user] - {row.target})
 
 
-def test_genrec_beam_as_wide_as_the_catalogue_ranks_like_exact(genrec_runs):
+@pytest.mark.parametrize("decode", ["beam", "exact_topk"])
+def test_genrec_search_of_the_whole_catalogue_ranks_like_scoring_it(genrec_runs, decode):
     """Same seed, same weights; 15 beams hold all 15 items."""
-    beam, exact = (per_user(*genrec_runs[decode]) for decode in ("beam", "exact"))
-    assert (beam["target"] == exact["target"]).all()
-    assert [list(items) for items in beam["topk"]] == [list(items) for items in exact["topk"]]
+    found, exact = (per_user(*genrec_runs[name]) for name in (decode, "exact_all"))
+    assert (found["target"] == exact["target"]).all()
+    assert [list(items) for items in found["topk"]] == [list(items) for items in exact["topk"]]
     for metric in ("hit@5", "ndcg@5", "ndcg@5_unmasked"):
-        assert genrec_runs["beam"][1][metric] == genrec_runs["exact"][1][metric]
+        assert genrec_runs[decode][1][metric] == genrec_runs["exact_all"][1][metric]

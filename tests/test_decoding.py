@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import END, batch_of, random_prompts, random_spellings, tiny_model, trie_of
+from conftest import END, random_prompts, random_spellings, start, tiny_model, trie_of
 
-from recbole_genrec.backbone.causal import CausalBackbone
+from recbole_genrec.decoding import best_first as search
 from recbole_genrec.decoding import exact
 from recbole_genrec.decoding.beam import beam_search
+from recbole_genrec.decoding.best_first import best_first
 from recbole_genrec.decoding.exact import exact_top_k, score_catalogue, score_items
 
-KINDS = ["llama", "gpt2", "qwen2"]
+KINDS = ["llama", "gpt2", "qwen2", "t5"]
 NEVER = -torch.inf
-
-
-def start(model, prompts: list[list[int]]):
-    """The decoding state of a model after these prompts."""
-    with torch.no_grad():
-        return CausalBackbone(model).start(batch_of(prompts))
 
 
 @torch.no_grad()
@@ -32,14 +27,15 @@ def by_generate(model, prompts, spellings, width: int) -> tuple[list[list[int]],
     longest = max(map(len, prompts))
     tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    begin = 1 if model.config.is_encoder_decoder else longest
     output = model.generate(
         input_ids=tokens, attention_mask=mask, num_beams=width, num_return_sequences=width, do_sample=False,
         length_penalty=0.0, early_stopping="never", max_new_tokens=max(map(len, spellings)), eos_token_id=END,
         pad_token_id=0, return_dict_in_generate=True, output_scores=True,
         # A finished beam is asked once more before it is dropped.
-        prefix_allowed_tokens_fn=lambda _, row: allowed.get(tuple(row[longest:].tolist()), [END]))
+        prefix_allowed_tokens_fn=lambda _, row: allowed.get(tuple(row[begin:].tolist()), [END]))
     item_of = {tuple(spelling): item for item, spelling in enumerate(spellings, start=1)}
-    items = [item_of[tuple(row[: row.index(END) + 1])] for row in output.sequences[:, longest:].tolist()]
+    items = [item_of[tuple(row[: row.index(END) + 1])] for row in output.sequences[:, begin:].tolist()]
     shape = (len(prompts), width)
     return (torch.tensor(items).view(shape).tolist(), output.sequences_scores.view(shape).tolist())
 
@@ -49,10 +45,12 @@ def by_hand(model, prompt: list[int], spellings, norm: str) -> torch.Tensor:
     """``[N]`` log-probability of each item: one plain forward pass over prompt and item, no cache, no batch."""
     scores = []
     for spelling in spellings:
-        logits = model(torch.tensor([prompt + spelling]), use_cache=False).logits[0].double()
+        if model.config.is_encoder_decoder:
+            logits = model(torch.tensor([prompt]), decoder_input_ids=torch.tensor([[0, *spelling[:-1]]])).logits[0]
+        else:
+            logits = model(torch.tensor([prompt + spelling]), use_cache=False).logits[0, len(prompt) - 1:]
         total = 0.0
-        for place, token in enumerate(spelling):
-            step = logits[len(prompt) + place - 1]
+        for token, place, step in zip(spelling, range(len(spelling)), logits.double()):
             if norm == "trie":
                 siblings = {other[place] for other in spellings
                             if other[:place] == spelling[:place] and len(other) > place}
@@ -102,9 +100,11 @@ def test_a_full_beam_and_exact_scoring_equal_brute_force(kind, norm):
     assert (every[:, 0] == NEVER).all()
     best, place = truth.topk(10)
     for ranking in (beam_search(start(model, prompts), trie, 10, 60, norm),
-                    exact_top_k(start(model, prompts), trie, 10, norm)):
+                    exact_top_k(start(model, prompts), trie, 10, norm),
+                    best_first(start(model, prompts), trie, 10, norm)):
         assert ranking.items.tolist() == (place + 1).tolist()
         same(ranking.scores, best)
+        assert ranking.exact.all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -118,7 +118,7 @@ def test_exact_scoring_does_not_depend_on_its_slices(monkeypatch):
     for norm in ("full", "trie"):
         whole = score_catalogue(start(model, prompts), trie, norm)
         for nodes in (1, 7, 40):
-            monkeypatch.setattr(exact, "NODES_PER_PASS", nodes)
+            monkeypatch.setattr(exact, "TOKENS_PER_PASS", nodes)
             same(score_catalogue(start(model, prompts), trie, norm)[:, 1:], whole[:, 1:])
         monkeypatch.undo()
 
@@ -132,6 +132,100 @@ def test_given_items_are_scored_as_in_the_catalogue(kind, norm):
     scored = score_items(start(model, prompts), trie, items, norm)
     every = score_catalogue(start(model, prompts), trie, norm)
     same(scored, every.gather(1, items.unsqueeze(1)).squeeze(1))
+
+
+# --------------------------------------------------------------------------------------------- best-first search
+
+@pytest.mark.parametrize("norm", ["full", "trie"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [1, 5, 32])
+def test_best_first_finds_the_best_of_the_whole_catalogue(kind, norm, tokens, monkeypatch):
+    monkeypatch.setattr(search, "TOKENS_PER_PASS", tokens)
+    model, trie, prompts = tiny_model(kind, seed=1), trie_of(random_spellings(800, 1)), random_prompts(9, 1)
+    truth = exact_top_k(start(model, prompts), trie, 20, norm)
+    found = best_first(start(model, prompts), trie, 20, norm)
+    assert found.items.tolist() == truth.items.tolist() and found.exact.all()
+    same(found.scores, truth.scores)
+
+
+@pytest.mark.parametrize("norm", ["full", "trie"])
+def test_a_list_is_called_exact_only_if_it_is(norm, monkeypatch):
+    """Whatever ends the search early: tokens are spent, or there was no room for all open prefixes."""
+    model, trie, prompts = tiny_model("llama", seed=2), trie_of(random_spellings(800, 2)), random_prompts(20, 2)
+    truth = exact_top_k(start(model, prompts), trie, 10, norm)
+    proven = 0
+    for budget, frontier in [(1, 4096), (60, 4096), (300, 4096), (None, 3), (None, 8), (None, 30), (60, 30)]:
+        monkeypatch.setattr(search, "FRONTIER", frontier)
+        monkeypatch.setattr(search, "TOKENS_PER_PASS", min(frontier, 16))
+        found = best_first(start(model, prompts), trie, 10, norm, budget=budget)
+        same_list = (found.items == truth.items).all(1)
+        assert (same_list | ~found.exact).all()
+        proven += int(found.exact.sum())
+        for items in found.items.tolist():
+            real = [item for item in items if item]
+            assert len(set(real)) == len(real)
+    assert 0 < proven < 7 * len(prompts)
+
+
+@pytest.mark.parametrize("norm", ["full", "trie"])
+def test_a_budget_ends_each_user_alone(norm):
+    """What a user gets within a budget does not depend on who is searched along with him."""
+    model, trie, prompts = tiny_model("llama", seed=3), trie_of(random_spellings(600, 3)), random_prompts(12, 3)
+    together = best_first(start(model, prompts), trie, 10, norm, budget=90)
+    for row, prompt in enumerate(prompts):
+        alone = best_first(start(model, [prompt]), trie, 10, norm, budget=90)
+        assert alone.items[0].tolist() == together.items[row].tolist()
+        assert bool(alone.exact[0]) == bool(together.exact[row])
+        same(alone.scores[0], together.scores[row])
+
+
+# --------------------------------------------------------------------------------------------- what it costs
+
+class Counted:
+    """A decoding state that counts what is pushed."""
+
+    def __init__(self, state):
+        self.state, self.tokens, self.passes, self.widest = state, 0, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.state, name)
+
+    def push(self, tokens, visible, depth):
+        self.tokens, self.passes = self.tokens + tokens.numel(), self.passes + 1
+        self.widest = max(self.widest, tokens.size(1))
+        return self.state.push(tokens, visible, depth)
+
+
+def sharp_model(kind: str):
+    """A model that knows what it wants, as a trained one does: its lists hold most of the probability."""
+    model = tiny_model(kind, seed=5)
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 1.5
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_prompt_is_fed_once_and_a_step_has_a_token_a_beam(kind):
+    model, trie, prompts = sharp_model(kind), trie_of(random_spellings(2000, 4)), random_prompts(8, 4)
+    fed = []
+    reader = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+    reader.register_forward_pre_hook(
+        lambda _, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    state = Counted(start(model, prompts))
+    beam_search(state, trie, 20, 20, "full")
+    assert state.passes > 2 and state.widest <= 20
+    longest = max(map(len, prompts))
+    pushed = 0 if model.config.is_encoder_decoder else state.tokens
+    assert sum(fed) - pushed <= len(prompts) * longest
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_search_takes_few_tokens_and_passes(kind):
+    model, trie, prompts = sharp_model(kind), trie_of(random_spellings(2000, 4)), random_prompts(8, 4)
+    for prompt in prompts:
+        state = Counted(start(model, [prompt]))
+        assert best_first(state, trie, 10, "trie").exact.all()
+        assert state.tokens <= 200 and state.passes <= 10
 
 
 # --------------------------------------------------------------------------------------------- banned items
@@ -163,6 +257,7 @@ def test_different_bans_of_whole_subtrees_leave_each_user_the_masked_exact_ranki
         items = items.masked_fill(best == NEVER, 0)
         for width in (6, 20):
             for ranking in (beam_search(start(model, prompts), trie, 6, width, norm, banned),
+                            best_first(start(model, prompts), trie, 6, norm, banned),
                             exact_top_k(start(model, prompts), trie, 6, norm, banned)):
                 assert ranking.items.tolist() == items.tolist()
                 same(ranking.scores, best)
@@ -172,9 +267,10 @@ def test_different_bans_of_whole_subtrees_leave_each_user_the_masked_exact_ranki
 def test_everything_banned_gives_an_empty_list(norm):
     model, trie = tiny_model("llama"), trie_of(random_spellings(5))
     banned = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 4, 0]])
-    ranking = beam_search(start(model, random_prompts(2)), trie, 3, 5, norm, banned)
-    assert ranking.items.tolist() == [[0, 0, 0], [5, 0, 0]]
-    assert (ranking.scores == NEVER).tolist() == [[True] * 3, [False, True, True]]
+    for ranking in (beam_search(start(model, random_prompts(2)), trie, 3, 5, norm, banned),
+                    best_first(start(model, random_prompts(2)), trie, 3, norm, banned)):
+        assert ranking.items.tolist() == [[0, 0, 0], [5, 0, 0]]
+        assert (ranking.scores == NEVER).tolist() == [[True] * 3, [False, True, True]]
 
 
 # --------------------------------------------------------------------------------------------- shapes of lists
@@ -198,6 +294,7 @@ def test_lists_hold_distinct_items_best_first(count, width, k, norm):
 def test_a_catalogue_smaller_than_the_list_is_padded(count, norm):
     model, trie, prompts = tiny_model("gpt2"), trie_of(random_spellings(count)), random_prompts(3)
     for ranking in (beam_search(start(model, prompts), trie, 10, 20, norm),
+                    best_first(start(model, prompts), trie, 10, norm),
                     exact_top_k(start(model, prompts), trie, 10, norm)):
         assert ranking.items.shape == ranking.scores.shape == (3, 10)
         assert [sorted(row[:count]) for row in ranking.items.tolist()] == [list(range(1, count + 1))] * 3

@@ -165,12 +165,9 @@ def test_nodes_follow_the_trie():
     index = build_index("title", catalogue_of(titles), byte_level(titles))
     for item in range(1, index.n_items):
         begin, end = index.offsets[item:item + 2].tolist()
-        node = 0
-        for token, expected in zip(index.tokens[begin:end].tolist(), index.nodes[begin:end].tolist()):
-            child, real = index.trie.children(torch.tensor([node]))
-            node = next(n for n in child[real].tolist() if int(index.trie.token[n]) == token)
-            assert node == expected
-        assert int(index.trie.item[index.trie.low[node]]) == item and bool(index.trie.is_leaf(torch.tensor(node)))
+        _, chosen, _ = index.trie.paths(torch.tensor([item]))
+        assert index.nodes[begin:end].tolist() == chosen[0].tolist()
+        assert chosen[0].max() == index.trie.leaf[index.trie.rank[item]]
     assert index.lengths.tolist() == [len(index.spelling(item)) for item in range(index.n_items)]
     assert batch_of([index.spelling(1)]).lengths.tolist() == [int(index.lengths[1])]
 

@@ -42,18 +42,17 @@ def test_along_the_path_it_is_the_cross_entropy_over_all_items(count, seed):
     losses = torch.stack(losses)
 
     # Brute force on the spellings: a word's probability among the words that any title has there.
-    node_of = {tuple(): 0}
-    for rank in range(count):
-        spelling = spellings[int(trie.item[rank]) - 1]
-        node_of.update({tuple(spelling[:n]): node for n, node in enumerate(path_of(trie, rank), start=1)})
+    at = {tuple(spellings[int(trie.item[int(trie.low[node])]) - 1][:int(trie.depth[node])]): node
+          for node in range(len(trie))}  # the prefix that a node stands for
     expected = torch.zeros(count)
     for rank in range(count):
         spelling = spellings[int(trie.item[rank]) - 1]
         for n, token in enumerate(spelling):
             prefix = spelling[:n]
             siblings = sorted({other[n] for other in spellings if other[:n] == prefix and len(other) > n})
-            taken = torch.tensor(siblings.index(token))
-            expected[rank] += cross_entropy(table[node_of[tuple(prefix)]][siblings], taken)
+            if len(siblings) > 1:
+                taken = torch.tensor(siblings.index(token))
+                expected[rank] += cross_entropy(table[at[tuple(prefix)]][siblings], taken)
     torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.exp(-losses).sum(), torch.tensor(1.0), atol=1e-4, rtol=0)
 

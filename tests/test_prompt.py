@@ -84,7 +84,10 @@ def test_segments_and_nodes_say_where_a_token_came_from(history, limit):
         node = batch.node[row][batch.mask[row]]
         words = (segment == 0) | (segment == width + 1)
         assert (node[words] == 0).all()
-        assert torch.equal(INDEX.trie.token[node[~words]], tokens[: len(segment)][~words])
+        chosen = node > 0
+        assert torch.equal(INDEX.trie.token[node[chosen]].long(), tokens[: len(segment)][chosen])
+        titles = sum(bool((segment == column).any()) for column in {*segment[~words].tolist()})
+        assert int(INDEX.trie.is_leaf(node[chosen]).sum()) == titles  # each title's last choice is its leaf
     prompt = build(history)
     assert not (prompt.segment > width + 1).any()      # no segment of a target
     assert int(prompt.lengths.max()) <= build.max_tokens

@@ -1,4 +1,4 @@
-"""The array-backed trie against a dictionary of dictionaries."""
+"""The array-backed trie against what the spellings say."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from conftest import trie_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
-from recbole_genrec.decoding.trie import Trie
+from recbole_genrec.decoding.trie import Trie, ragged
 
 #: Few tokens, one of them large: many shared prefixes, and byte order matters.
 WORDS = st.sampled_from([0, 1, 2, 3, 255, 256, 70000])
@@ -36,70 +37,55 @@ def catalogues(draw) -> tuple[list[list[int]], list[int]]:
     return [spell(w) for w in words], ids
 
 
-def nested(sequences, items) -> dict:
-    """The trie as dictionaries; an item stands under the key ``"item"`` of its last node."""
-    root: dict = {}
-    for sequence, item in zip(sequences, items):
-        node = root
-        for token in sequence:
-            node = node.setdefault(token, {})
-        node["item"] = item
-    return root
+def common_prefix(sequences) -> list[int]:
+    first, last = min(sequences), max(sequences)
+    return first[: next((n for n, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))]
 
 
-def items_below(node: dict) -> set[int]:
-    return {node["item"]} if "item" in node else set().union(*map(items_below, node.values()))
-
-
-def walk(trie: Trie, reference: dict):
-    """Pairs of a node number and its dictionary, root first, with the depth."""
-    todo = [(0, reference, 0)]
-    while todo:
-        node, expected, depth = todo.pop()
-        yield node, expected, depth
-        child, real = trie.children(torch.tensor([node]))
-        numbers = child[real].tolist()
-        assert len(numbers) == int(trie.first[node + 1] - trie.first[node])
-        tokens = trie.token[child[real]].tolist()
-        assert tokens == sorted(token for token in expected if token != "item")
-        assert all(int(trie.parent[number]) == node for number in numbers)
-        todo += [(number, expected[token], depth + 1) for number, token in zip(numbers, tokens)]
+def below(trie: Trie, node: int) -> list[int]:
+    return trie.item[int(trie.low[node]):int(trie.high[node])].tolist()
 
 
 @given(catalogues())
 @settings(max_examples=80, deadline=None)
-def test_the_tree_is_that_of_nested_dictionaries(catalogue):
+def test_nodes_stand_where_titles_part(catalogue):
     sequences, items = catalogue
-    trie, seen = trie_of(sequences, items), []
-    for node, expected, depth in walk(trie, nested(sequences, items)):
-        seen.append(node)
-        below = trie.item[int(trie.low[node]):int(trie.high[node])].tolist()
-        assert set(below) == items_below(expected) and len(below) == len(items_below(expected))
-        assert int(trie.level[depth]) <= node < int(trie.level[depth + 1])
-        assert bool(trie.is_leaf(torch.tensor([node]))[0]) == ("item" in expected)
-        if "item" in expected:
-            assert int(trie.leaf[trie.rank[expected["item"]]]) == node
-    assert sorted(seen) == list(range(len(trie)))
-    assert trie.level.tolist()[-1] == len(trie) and len(trie.level) == max(map(len, sequences)) + 2
+    spelling, trie = dict(zip(items, sequences)), trie_of(sequences, items)
+    assert below(trie, 0) == [item for _, item in sorted(zip(sequences, items))]
+    parents = trie.parent.tolist()
+    assert parents[0] == -1 and int(trie.depth[0]) == 0 and parents == sorted(parents)
+    for node in range(len(trie)):
+        mine = [spelling[item] for item in below(trie, node)]
+        children = trie.children(torch.tensor([node])).child.tolist()
+        assert all(parents[child] == node for child in children)
+        assert bool(trie.is_leaf(torch.tensor(node))) == (not children)
+        if node:
+            prefix, above = common_prefix(mine), int(trie.depth[parents[node]])
+            assert len(prefix) == int(trie.depth[node]) > above
+            assert int(trie.token[node]) == prefix[above]
+            places = torch.arange(len(prefix))
+            assert trie.token_at(torch.full_like(places, node), places).tolist() == prefix
+            assert len(children) != 1  # an only child is no choice
+            # All that begin so, and no other.
+            assert sorted(mine) == sorted(s for s in sequences if s[: len(prefix)] == prefix)
+        if children:
+            depth = int(trie.depth[node])
+            assert trie.token[children].tolist() == sorted({sequence[depth] for sequence in mine})
+            assert [item for child in children for item in below(trie, child)] == below(trie, node)
+        else:
+            item, = below(trie, node)
+            assert int(trie.leaf[trie.rank[item]]) == node
+    assert len(trie) <= 2 * len(items)
 
 
 @given(catalogues())
-@settings(max_examples=60, deadline=None)
-def test_ranks_are_lexicographic_and_have_an_inverse(catalogue):
+@settings(max_examples=50, deadline=None)
+def test_ranks_and_items_are_inverse(catalogue):
     sequences, items = catalogue
     trie = trie_of(sequences, items)
-    assert trie.n_items == len(items)
-    assert trie.item.tolist() == [item for _, item in sorted(zip(sequences, items))]
-    assert trie.rank[trie.item].tolist() == list(range(len(items)))
-    unknown = sorted(set(range(len(trie.rank))) - set(items))
+    assert trie.rank[trie.item].tolist() == list(range(trie.n_items)) and trie.n_items == len(items)
+    unknown = [item for item in range(len(trie.rank)) if item not in items]
     assert (trie.rank[unknown] == -1).all()
-    # Each item's path, read from its leaf upwards, is its spelling.
-    for sequence, item in zip(sequences, items):
-        node, spelled = int(trie.leaf[trie.rank[item]]), []
-        while node:
-            spelled.append(int(trie.token[node]))
-            node = int(trie.parent[node])
-        assert spelled[::-1] == sequence
 
 
 @given(catalogues(), st.data())
@@ -116,8 +102,8 @@ def test_all_banned_is_that_of_the_items_below(catalogue, data):
     nodes = torch.arange(len(trie)).expand(len(rows), -1)
     found = trie.all_banned(nodes, trie.sorted_ranks(banned))
     expected = torch.zeros_like(found)
-    for node, below, _ in walk(trie, nested(sequences, items)):
-        expected[:, node] = torch.tensor([items_below(below) <= set(row) for row in rows])
+    for node in range(len(trie)):
+        expected[:, node] = torch.tensor([set(below(trie, node)) <= set(row) for row in rows])
     assert torch.equal(found, expected)
 
 
@@ -144,42 +130,72 @@ def test_sequences_that_no_trie_can_tell_apart_are_refused(sequences):
         trie_of(sequences)
 
 
-def test_nodes_of_any_shape_have_children():
+def test_children_stand_side_by_side():
     trie = trie_of([[1, 4, 9], [1, 5, 9], [1, 6, 9], [2, 9]])
-    child, real = trie.children(torch.tensor([[0, 1], [2, int(trie.leaf[0])]]))
-    assert child.shape == real.shape == (2, 2, 3)
-    assert real.sum(-1).tolist() == [[2, 3], [1, 0]]
-    assert child.min() >= 0 and child.max() < len(trie)
+    fan = trie.children(torch.tensor([1, 2, 0, 1]))
+    assert fan.count.tolist() == [3, 0, 2, 3]
+    assert fan.row.tolist() == [0, 0, 0, 2, 2, 3, 3, 3]
+    assert trie.token[fan.child].tolist() == [4, 5, 6, 1, 2, 4, 5, 6]
 
 
-def test_moving_keeps_every_array():
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8).filter(any), st.integers(0, 1000))
+@settings(deadline=None)
+def test_softmax_over_the_children_of_each(counts, seed):
+    scores = torch.randn(sum(counts), generator=torch.Generator().manual_seed(seed)) * 50
+    scores.requires_grad_()
+    fan = ragged(torch.zeros(len(counts), dtype=torch.int64), torch.tensor(counts))
+    expected = torch.cat([part.log_softmax(0) for part in scores.split(counts)])
+    found = fan.log_softmax(scores)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(len(scores), generator=torch.Generator().manual_seed(seed + 1))
+    gradients = [torch.autograd.grad((values * weight).sum(), scores)[0] for values in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_moving_and_saving_keep_every_array(tmp_path):
     trie = trie_of([[3, 9], [3, 4, 9], [5, 9]])
-    moved = trie.to("meta")
+    trie.save(tmp_path / "trie.safetensors")
+    moved, loaded = trie.to("meta"), Trie.load(tmp_path / "trie.safetensors")
     assert {getattr(moved, field.name).device.type for field in fields(Trie)} == {"meta"}
-    back = trie.to("cpu")
     for field in fields(Trie):
-        array = getattr(back, field.name)
-        assert torch.equal(array, getattr(trie, field.name)) and array.dtype == torch.int64
+        array = getattr(loaded, field.name)
+        assert torch.equal(array, getattr(trie, field.name)) and array.dtype == torch.int32
+    assert trie.nbytes == sum(getattr(trie, field.name).numel() * 4 for field in fields(Trie))
+
+
+def test_a_file_that_is_no_trie_runs_no_code(tmp_path):
+    (tmp_path / "trie.safetensors").write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(SafetensorError):
+        Trie.load(tmp_path / "trie.safetensors")
 
 
 def test_a_large_random_catalogue():
     rng = np.random.default_rng(0)
     sequences = sorted({(*rng.integers(10, 40, rng.integers(1, 8)).tolist(), TERMINATOR) for _ in range(5000)})
     trie = trie_of([list(sequence) for sequence in sequences])
-    prefixes = {sequence[:length] for sequence in sequences for length in range(len(sequence) + 1)}
-    assert len(trie) == len(prefixes)
     assert trie.item.tolist() == list(range(1, len(sequences) + 1))
-    assert torch.equal(trie.high - trie.low > 0, torch.ones(len(trie), dtype=torch.bool))
+    prefixes = {sequence[:length] for sequence in sequences for length in range(len(sequence) + 1)}
+    following: dict[tuple, set] = {}
+    for prefix in prefixes - {()}:
+        following.setdefault(prefix[:-1], set()).add(prefix)
+    forks = sum(len(children) > 1 for prefix, children in following.items() if prefix)
+    assert len(trie) == 1 + forks + len(sequences)
 
 
 @settings(deadline=None)
 @given(catalogues())
-def test_paths_spell_their_items(catalogue):
+def test_paths_spell_their_items_and_say_what_was_chosen(catalogue):
     sequences, items = catalogue
     trie = trie_of(sequences, items)
-    path, length = trie.paths(torch.tensor(items))
+    tokens, node, length = trie.paths(torch.tensor(items))
     assert length.tolist() == [len(sequence) for sequence in sequences]
-    for nodes, count, sequence in zip(path, length.tolist(), sequences):
-        assert trie.token[nodes[:count]].tolist() == sequence
-        assert not nodes[count:].any()
-        assert trie.depth(nodes[:count]).tolist() == list(range(1, count + 1))
+    for row, nodes, sequence in zip(tokens.tolist(), node.tolist(), sequences):
+        assert row[: len(sequence)] == sequence and not any(row[len(sequence):])
+        for place in range(len(row)):
+            alternatives = {other[place] for other in sequences
+                            if other[:place] == sequence[:place] and len(other) > place}
+            if place < len(sequence) and (len(alternatives) > 1 or place == 0):
+                assert int(trie.token[nodes[place]]) == sequence[place]
+                assert int(trie.depth[trie.parent[nodes[place]]]) == place
+            else:
+                assert nodes[place] == 0

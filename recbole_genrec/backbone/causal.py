@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
+from recbole_genrec.backbone.cache import additive, growing_cache, keep
+from recbole_genrec.backbone.head import pick
 from recbole_genrec.errors import UserError
 from recbole_genrec.prompt import Batch, BranchedBatch
+
+
+#: Tokens of prompts, padding included, that go through the backbone together.
+TOKENS_PER_PASS = 2048
 
 
 class CausalBackbone(nn.Module):
@@ -31,6 +36,12 @@ class CausalBackbone(nn.Module):
         """Longest sequence that the model was made for, or None if it does not say."""
         return getattr(self.core.config, "max_position_embeddings", None)
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of a token's keys and values, at most."""
+        config = self.core.config
+        return 2 * config.num_hidden_layers * config.hidden_size * self.core.dtype.itemsize
+
     def hidden_states(self, batch: Batch) -> Tensor:
         """``[B, T, d]`` last hidden states; the language-model head is left to :meth:`logits`, where it is needed."""
         if isinstance(batch, BranchedBatch):
@@ -42,15 +53,22 @@ class CausalBackbone(nn.Module):
         return self.core.base_model(input_ids=batch.tokens, use_cache=False, **layout).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """``[..., d]`` -> ``[..., V]``, with the scalings that some architectures add after the head."""
+        """``[..., d]`` -> ``[..., V]``."""
+        return self._scaled(self.core.get_output_embeddings()(hidden))
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        """Logits with what some architectures do to them after the head; each on its own."""
         config = self.core.config
-        logits = self.core.get_output_embeddings()(hidden)
         if getattr(config, "logit_scale", None):         # Cohere
             logits = logits * config.logit_scale
         if getattr(config, "logits_scaling", None):      # Granite
             logits = logits / config.logits_scaling
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         return torch.tanh(logits / cap) * cap if cap else logits
+
+    def logits_at(self, hidden: Tensor, row: Tensor, token: Tensor) -> Tensor:
+        """``[R, d]`` states -> ``[M]`` logits of single tokens: ``token[m]`` after state ``row[m]`` (ascending)."""
+        return pick(self.core.get_output_embeddings(), self._scaled, hidden, row, token)
 
     def start(self, prompts: Batch) -> "CausalState":
         """Run the prompts once and keep their keys and values."""
@@ -86,22 +104,23 @@ class CausalBackbone(nn.Module):
                             f"(its own forward pass differs from ours by {error:.3g} in log-probability)")
 
 
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bool mask as what is added to attention scores: finite, so that every attention implementation takes it."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
-
-
 class CausalState:
     """Prompts of ``B`` users in a key-value cache, and the tokens pushed after them (see ``DecodingState``)."""
 
     def __init__(self, backbone: CausalBackbone, prompts: Batch):
         self.backbone = backbone
         self.mask, self.lengths = prompts.mask, prompts.lengths
-        self.cache = DynamicCache()
-        states = backbone.core.base_model(input_ids=prompts.tokens, attention_mask=self.mask.long(),
-                                          past_key_values=self.cache, use_cache=True).last_hidden_state
-        self.hidden = states[torch.arange(len(states), device=states.device), self.lengths - 1]
-        self.logits = backbone.logits
+        self.cache = growing_cache()
+        hidden = []
+        groups = prompts.groups_of_tokens(TOKENS_PER_PASS)
+        for rows in groups:
+            part, cache = prompts.rows(rows), growing_cache()
+            states = backbone.core.base_model(input_ids=part.tokens, attention_mask=part.mask.long(),
+                                              past_key_values=cache, use_cache=True).last_hidden_state
+            hidden.append(states[torch.arange(len(rows), device=rows.device), part.lengths - 1])
+            keep(self.cache, cache, rows, prompts.tokens.shape)
+        self.hidden = torch.cat(hidden)[torch.cat(groups).argsort()]
+        self.logits, self.logits_at = backbone.logits, backbone.logits_at
 
     def push(self, tokens: Tensor, visible: Tensor, depth: Tensor) -> Tensor:
         users, width = tokens.shape
@@ -117,6 +136,5 @@ class CausalState:
         self.mask, self.lengths, self.hidden = self.mask[rows], self.lengths[rows], self.hidden[rows]
 
     def forget(self) -> None:
-        length = self.mask.size(1)
         for layer in self.cache.layers:
-            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+            layer.forget(self.mask.size(1))

@@ -12,9 +12,11 @@ from typing import Iterable
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer,
+                          PreTrainedTokenizerBase)
 
 from recbole_genrec.backbone.causal import CausalBackbone
+from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.errors import UserError
 from recbole_genrec.settings import property_file, property_names, read_yaml
@@ -31,7 +33,7 @@ class Loaded:
         name: what ``llm:`` said, for the record.
     """
 
-    backbone: CausalBackbone
+    backbone: CausalBackbone | Seq2SeqBackbone
     tokenizer: PreTrainedTokenizerBase
     pretrained: bool
     name: str
@@ -91,10 +93,13 @@ def _from_scratch(name: str, description: dict, texts: Iterable[str]) -> Loaded:
     settings = dict(description["config"])
     # Rotary positions cost nothing, so the limit is only a number; prompts are bounded by max_prompt_tokens.
     settings.setdefault("max_position_embeddings", 8192)
+    seq2seq = description["kind"] == "seq2seq"
     model_config = AutoConfig.for_model(settings.pop("model_type"), **settings, vocab_size=len(tokenizer),
                                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
                                         pad_token_id=tokenizer.pad_token_id)
-    return Loaded(CausalBackbone(AutoModelForCausalLM.from_config(model_config)), tokenizer, False, name)
+    backbone = Seq2SeqBackbone(AutoModelForSeq2SeqLM.from_config(model_config)) if seq2seq else \
+        CausalBackbone(AutoModelForCausalLM.from_config(model_config))
+    return Loaded(backbone, tokenizer, False, name)
 
 
 def _pretrained(name: str, source: str, config) -> Loaded:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_genrec.decoding.beam import NEVER, DecodingState, Ranking
-from recbole_genrec.decoding.trie import Trie
+from recbole_genrec.decoding.tree import (NEVER, DecodingState, Ranking, child_log_probs, edge_log_probs,
+                                          log_partition)
+from recbole_genrec.decoding.trie import Trie, ragged
 
-#: Trie nodes that go through the backbone in one pass. Bounds the memory of a pass; the result does not depend on it.
-NODES_PER_PASS = 768
+#: Trie tokens that go through the backbone in one pass. Bounds the memory of a pass; the result does not depend on it.
+TOKENS_PER_PASS = 768
 
 
 @torch.no_grad()
@@ -17,93 +18,74 @@ def score_catalogue(state: DecodingState, trie: Trie, norm: str = "full") -> Ten
     """Log-probability of every item for each user.
 
     The trie is walked in slices of neighbouring items. A slice is one pass over the union of its items' paths,
-    in which a token sees the prompt and its own ancestors: shared prefixes are computed once per slice.
+    in which a token sees the prompt and its own ancestors: shared prefixes are computed once per slice. Under
+    ``trie`` the forced ends of titles are not computed at all.
 
     Args:
         state: prompts of ``B`` users; its pushed tokens are forgotten.
         trie: over the item index, on the same device.
-        norm: see :func:`recbole_genrec.decoding.beam.child_log_probs`.
+        norm: see :func:`recbole_genrec.decoding.tree.child_log_probs`.
     Returns:
         ``[B, max item id + 1]`` float32; ``-inf`` for ids that are no item.
     """
     scores = torch.full((len(state.hidden), len(trie.rank)), NEVER, device=state.hidden.device)
-    for begin, end in _slices(trie):
-        ranks = torch.arange(begin, end, device=trie.item.device)
-        scores[:, trie.item[ranks]] = _score_slice(state, trie, ranks, norm)
+    edge = trie.depth[1:] - trie.depth[trie.parent[1:]]
+    pushed = torch.where(trie.is_leaf(torch.arange(1, len(trie), device=edge.device)),
+                         edge - 1 if norm == "full" else 0, edge)
+    pushed = torch.cat([pushed.new_zeros(1), pushed]).long()
+    cost = torch.zeros(trie.n_items, dtype=torch.int64, device=edge.device).index_add_(0, trie.low.long(), pushed)
+    cost = cost.cumsum(0) // TOKENS_PER_PASS
+    ends = [0, *(cost[1:] != cost[:-1]).nonzero().add(1).flatten().tolist(), trie.n_items]
+    for low, high in zip(ends[:-1], ends[1:]):
+        scores[:, trie.item[low:high]] = _score_slice(state, trie, low, high, pushed, norm)
     return scores
 
 
 @torch.no_grad()
 def exact_top_k(state: DecodingState, trie: Trie, k: int, norm: str = "full", banned: Tensor | None = None) -> Ranking:
-    """The true best ``k`` items of each user (arguments as :func:`recbole_genrec.decoding.beam.beam_search`)."""
+    """The true best ``k`` items of each user, by scoring all of them.
+
+    Arguments as :func:`recbole_genrec.decoding.beam.beam_search`.
+    """
     scores = score_catalogue(state, trie, norm)
     if banned is not None:
         scores = scores.scatter(1, banned, NEVER)
     scores = torch.nn.functional.pad(scores, (0, max(0, k - scores.size(1))), value=NEVER)
     best, items = scores.topk(k, dim=1)
-    return Ranking(items.masked_fill(best == NEVER, 0), best)
+    return Ranking(items.masked_fill(best == NEVER, 0), best, torch.ones_like(best[:, 0], dtype=torch.bool))
 
 
-def _slices(trie: Trie) -> list[tuple[int, int]]:
-    """Ranges of ranks whose paths have at most NODES_PER_PASS tokens altogether (one item at the least)."""
-    depth = trie.depth(trie.leaf)
-    ends, cost = [0], 0
-    for rank, length in enumerate(depth.tolist()):
-        if cost and cost + length > NODES_PER_PASS:
-            ends.append(rank)
-            cost = 0
-        cost += length
-    ends.append(trie.n_items)
-    return list(zip(ends[:-1], ends[1:]))
-
-
-def _score_slice(state: DecodingState, trie: Trie, ranks: Tensor, norm: str) -> Tensor:
-    """``[B, len(ranks)]`` log-probabilities of neighbouring items."""
+def _score_slice(state: DecodingState, trie: Trie, low: int, high: int, pushed: Tensor, norm: str) -> Tensor:
+    """``[B, high - low]`` log-probabilities of neighbouring items; ``pushed`` tokens of each edge are needed."""
     users, device = len(state.hidden), state.hidden.device
-    low, high = int(ranks[0]), int(ranks[-1]) + 1
-    inside = (trie.low < high) & (trie.high > low)
-    inside[0] = False
-    nodes = inside.nonzero().squeeze(1)  # breadth-first: a parent stands before its children
-    place = torch.full((len(trie),), -1, dtype=torch.int64, device=device)
-    inner = nodes[~trie.is_leaf(nodes)]
-    place[inner] = torch.arange(len(inner), device=device)
-
-    # States: the root's (from the prompt), then one per inner node; a leaf's own state predicts nothing.
+    node = ((trie.low < high) & (trie.high > low)).nonzero().squeeze(1)  # breadth-first, the root at the front
+    each = ragged(trie.depth[trie.parent[node].clamp(min=0)].long(), pushed[node])
+    edge, depth = node[each.row], each.child
     hidden = state.hidden.unsqueeze(1)
-    if len(inner):
-        depth = trie.depth(inner) - 1
-        above = place[trie.parent[inner]]
-        visible = torch.zeros(len(inner), len(inner), dtype=torch.bool, device=device)
-        for level in range(int(depth.max()) + 1):
-            at = (depth == level).nonzero().squeeze(1)
-            if level:
-                visible[at] = visible[above[at]]
-            visible[at, at] = True
-        pushed = state.push(trie.token[inner].expand(users, -1), visible.unsqueeze(0), depth.unsqueeze(0))
-        hidden = torch.cat([hidden, pushed], dim=1)
+    if len(edge):
+        begin, end = trie.low[edge], trie.high[edge]
+        visible = (begin <= begin.unsqueeze(1)) & (end >= end.unsqueeze(1)) & (depth <= depth.unsqueeze(1))
+        pushed_states = state.push(trie.token_at(edge, depth).expand(users, -1), visible.unsqueeze(0),
+                                   depth.unsqueeze(0))
+        hidden = torch.cat([hidden, pushed_states], 1)
         state.forget()
 
-    # Log-probability of each node given its parent, then summed along the paths, level by level.
-    parent_place = place[trie.parent[nodes]] + 1  # 0: the root
-    step = torch.empty(users, len(nodes), device=device)
-    for chunk in torch.arange(hidden.size(1), device=device).split(256):  # bounds the logits' memory
-        logits = state.logits(hidden[:, chunk]).float()
-        mine = ((parent_place >= chunk[0]) & (parent_place <= chunk[-1])).nonzero().squeeze(1)
-        column = parent_place[mine] - chunk[0]
-        if norm == "full":
-            whole = logits.logsumexp(-1)[:, column]
-        else:
-            owner = torch.cat([nodes.new_zeros(1), inner])[chunk]
-            child, real = trie.children(owner)
-            whole = logits.gather(-1, trie.token[child].expand(users, -1, -1)).masked_fill(~real, NEVER)
-            whole = whole.logsumexp(-1)[:, column]
-        step[:, mine] = logits[:, column, trie.token[nodes[mine]]] - whole
-    total = torch.zeros(users, len(trie), device=device)
-    level_of = trie.depth(nodes)
-    for level in range(1, int(level_of.max()) + 1):
-        at = (level_of == level).nonzero().squeeze(1)
-        total[:, nodes[at]] = total[:, trie.parent[nodes[at]]] + step[:, at]
-    return total[:, trie.leaf[ranks]]
+    # Of each node: the log-probability of its first token among its siblings, or of all tokens on its edge.
+    step = torch.zeros(users, len(trie), device=device)
+    inner = (~trie.is_leaf(node)).nonzero().squeeze(1)
+    fan = trie.children(node[inner])
+    end_states = hidden[:, pushed[node].cumsum(0)[inner]].flatten(0, 1)
+    chosen = child_log_probs(state, end_states, fan.tiled(users), trie.token[fan.child].long().repeat(users), norm)
+    step[:, fan.child] = chosen.view(users, -1)
+    if norm == "full":
+        step[:, node] += edge_log_probs(state, trie, hidden[:, 1:].flatten(0, 1), node.repeat(users),
+                                        each.tiled(users)).view(users, -1)
+    total = torch.zeros(users, high - low, device=device)
+    node = trie.leaf[low:high].long()
+    while node.any():
+        total += step[:, node]
+        node = trie.parent[node].long().clamp(min=0)  # the root's step is 0
+    return total
 
 
 @torch.no_grad()
@@ -114,28 +96,29 @@ def score_items(state: DecodingState, trie: Trie, items: Tensor, norm: str = "fu
         state: prompts of ``B`` rows; its pushed tokens are forgotten.
         trie: over the item index, on the same device.
         items: ``[B]`` item ids.
-        norm: see :func:`recbole_genrec.decoding.beam.child_log_probs`.
+        norm: see :func:`recbole_genrec.decoding.tree.child_log_probs`.
     Returns:
         ``[B]`` float32.
     """
-    path, length = trie.paths(items)
+    tokens, node, length = trie.paths(items)
     hidden = state.hidden.unsqueeze(1)
-    if (width := path.size(1)) > 1:
-        visible = torch.ones(width - 1, width - 1, dtype=torch.bool, device=path.device).tril().unsqueeze(0)
-        depth = torch.arange(width - 1, device=path.device).unsqueeze(0)
-        hidden = torch.cat([hidden, state.push(trie.token[path[:, :-1]].clamp(min=0), visible, depth)], dim=1)
+    if (width := tokens.size(1)) > 1:
+        visible = torch.ones(width - 1, width - 1, dtype=torch.bool, device=tokens.device).tril().unsqueeze(0)
+        depth = torch.arange(width - 1, device=tokens.device).unsqueeze(0)
+        hidden = torch.cat([hidden, state.push(tokens[:, :-1], visible, depth)], dim=1)
         state.forget()
-    inside = path > 0
-    logits, node = state.logits(hidden[inside]).float(), path[inside]
+    scored = torch.arange(width, device=tokens.device) < length.unsqueeze(1) if norm == "full" else node > 0
+    states = hidden[scored]
     if norm == "full":
-        step = logits.gather(-1, trie.token[node].unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        own = torch.arange(len(states), device=states.device)
+        step = state.logits_at(states, own, tokens[scored]).float() - log_partition(state, states)
     else:
-        step = step_log_probs(logits, node, trie)
-    return torch.zeros(path.shape, device=path.device).masked_scatter(inside, step).sum(1)
+        step = step_log_probs(state.logits(states), node[scored], trie)
+    return torch.zeros(tokens.shape, device=tokens.device).masked_scatter(scored, step).sum(1)
 
 
 def step_log_probs(logits: Tensor, node: Tensor, trie: Trie) -> Tensor:
-    """Log-probability of each step of an item's path among the children of the node it leaves.
+    """Log-probability of each choice on an item's path, among the children of the node that it leaves.
 
     Summed over a path this is the item's log-probability in the catalogue, so its negative is exactly the
     cross-entropy over all items (the loss that SASRec is trained with), computed through the title tree:
@@ -148,12 +131,7 @@ def step_log_probs(logits: Tensor, node: Tensor, trie: Trie) -> Tensor:
     Returns:
         ``[N]`` float32.
     """
-    parent = trie.parent[node]
-    count = trie.first[parent + 1] - trie.first[parent]
-    row = torch.repeat_interleave(torch.arange(len(node), device=node.device), count)
-    begin = count.cumsum(0) - count
-    child = trie.first[parent][row] + torch.arange(len(row), device=node.device) - begin[row]
-    scores = logits[row, trie.token[child]].float()
-    highest = torch.full((len(node),), NEVER, device=node.device).scatter_reduce(0, row, scores.detach(), "amax")
-    total = torch.zeros_like(highest).index_add(0, row, (scores - highest[row]).exp())
-    return scores[begin + node - trie.first[parent]] - highest - total.log()
+    parent = trie.parent[node].long()
+    fan = trie.children(parent)
+    steps = fan.log_softmax(logits[fan.row, trie.token[fan.child].long()])
+    return steps[fan.count.cumsum(0) - fan.count + node - trie.first[parent]]

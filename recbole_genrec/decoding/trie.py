@@ -1,29 +1,68 @@
-"""Array-backed (CSR) prefix tree over an item index.
+"""Array-backed, path-compressed prefix tree over an item index.
 
-Nodes are numbered breadth-first and, within a depth, in the lexicographic order of their prefixes, so the
-children of a node are contiguous and every node owns a contiguous range of *ranks* (items in trie order).
-The root is node 0. A node without children is a leaf and stands for exactly one item.
+A node stands where titles part: every inner node but the root has at least two children, and the edge into a node
+carries all the tokens that no choice is left about. Nodes are numbered breadth-first and, within a level, in the
+lexicographic order of their prefixes, so the children of a node are contiguous and every node owns a contiguous
+range of *ranks* (items in trie order). The root is node 0; a leaf stands for exactly one item. A catalogue of ``N``
+items has at most ``2 N`` nodes, however long its titles are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+
+class Fan(NamedTuple):
+    """All children of some nodes, one after another.
+
+    Attributes:
+        row: ``[M]`` int64 place of the parent among the nodes asked for.
+        child: ``[M]`` int64 child nodes, those of one parent together and in order.
+        count: ``[R]`` int64 children of each node asked for.
+    """
+
+    row: Tensor
+    child: Tensor
+    count: Tensor
+
+    def tiled(self, times: int) -> "Fan":
+        """The same fan for ``times`` users, one after another."""
+        offset = torch.arange(times, device=self.row.device).unsqueeze(1) * len(self.count)
+        return Fan((self.row + offset).flatten(), self.child.repeat(times), self.count.repeat(times))
+
+    def log_softmax(self, scores: Tensor) -> Tensor:
+        """``[M]`` scores -> ``[M]`` float32, normalised among the children of each parent."""
+        scores = scores.float()
+        some = self.count[self.count > 0]
+        if len(some) == 1:
+            return scores.log_softmax(0)
+        highest = torch.segment_reduce(scores.detach(), "max", lengths=some, unsafe=True)
+        shifted = scores - highest.repeat_interleave(some, output_size=len(scores))
+        total = torch.zeros_like(highest).index_add(0, _numbers(some, len(scores)), shifted.exp())
+        return shifted - total.log().repeat_interleave(some, output_size=len(scores))
 
 
 @dataclass
 class Trie:
-    """The tree, as 1-D int64 tensors on one device.
+    """The tree, as 1-D int32 tensors on one device.
 
     Attributes:
-        token: ``[n]`` token on the edge into the node (root: -1).
+        token: ``[n]`` first token on the edge into the node (root: -1).
         parent: ``[n]`` parent node (root: -1).
         first: ``[n + 1]`` children of node ``i`` are ``first[i] .. first[i + 1] - 1``.
+        depth: ``[n]`` tokens from the root to the end of the edge into the node (root: 0).
         low, high: ``[n]`` the node's items are those of rank ``low .. high - 1``.
-        level: ``[depth + 2]`` nodes of depth ``d`` are ``level[d] .. level[d + 1] - 1``.
+        tokens: ``[total]`` the spellings, in order of rank.
+        start: ``[N + 1]`` rank ``r`` is spelled ``tokens[start[r]:start[r + 1]]``.
         item: ``[N]`` item id of each rank.
         rank: ``[max item id + 1]`` rank of each item id (-1 for ids that are not in the trie).
         leaf: ``[N]`` leaf node of each rank.
@@ -32,9 +71,11 @@ class Trie:
     token: Tensor
     parent: Tensor
     first: Tensor
+    depth: Tensor
     low: Tensor
     high: Tensor
-    level: Tensor
+    tokens: Tensor
+    start: Tensor
     item: Tensor
     rank: Tensor
     leaf: Tensor
@@ -50,46 +91,38 @@ class Trie:
         Raises:
             ValueError: no sequence, an empty one, two equal ones, or one that is a prefix of another.
         """
-        count, lengths = len(items), np.diff(offsets)
-        if count == 0 or lengths.min() == 0:
+        offsets, items = np.asarray(offsets, dtype=np.int64), np.asarray(items)
+        if len(items) == 0 or np.diff(offsets).min() == 0:
             raise ValueError("a trie needs at least one sequence, and none may be empty")
-        width = int(lengths.max())
-        # One padded row a sequence; token + 1, so that the padding (0) sorts before every token. Big-endian
-        # bytes compare like the numbers, so one sort of raw bytes is the lexicographic order.
-        padded = np.zeros((count, width), dtype=">u4")
-        row = np.repeat(np.arange(count), lengths)
-        padded[row, np.arange(len(flat)) - np.repeat(offsets[:-1], lengths)] = flat + 1
-        order = np.argsort(padded.view(f"V{4 * width}").ravel(), kind="stable")
-        padded, lengths, items = padded[order].astype(np.int64) - 1, lengths[order], np.asarray(items)[order]
-
-        differs = padded[1:] != padded[:-1]
-        # Depth at which each row leaves the path of the row before it (0 for the first row).
-        branch = np.concatenate([[0], np.where(differs.any(1), differs.argmax(1), width)])
-        if count > 1 and (branch[1:] >= np.minimum(lengths[1:], lengths[:-1])).any():
+        order = _sorted(flat, offsets)
+        lengths = np.diff(offsets)[order]
+        start = np.concatenate([[0], lengths.cumsum()])
+        tokens = flat[np.repeat(offsets[order] - start[:-1], lengths) + np.arange(start[-1])]
+        common = _common_prefixes(tokens, start)
+        if (common[1:] >= np.minimum(lengths[1:], lengths[:-1])).any():
             raise ValueError("two sequences are equal, or one is a prefix of another: end each with a terminator")
 
-        token, parent, low, level = [np.array([-1])], [np.array([-1])], [np.array([0])], [0, 1]
-        leaf = np.zeros(count, dtype=np.int64)
-        above = np.zeros(count, dtype=np.int64)  # node of each row at the depth before
-        for depth in range(width):
-            alive = lengths > depth
-            starts = alive & (branch <= depth)
-            node = np.cumsum(starts) - 1 + level[-1]
-            rows = np.flatnonzero(starts)
-            token.append(padded[rows, depth])
-            parent.append(above[rows])
-            low.append(rows)
-            above = np.where(alive, node, above)
-            leaf = np.where(lengths == depth + 1, above, leaf)
-            level.append(level[-1] + len(rows))
-        token, parent, low = map(np.concatenate, (token, parent, low))
-        # Breadth-first numbers make ``parent`` non-decreasing, so child ranges are two binary searches.
-        first = np.searchsorted(parent[1:], np.arange(len(token) + 1), side="left") + 1
-        high = _subtree_ends(parent, low, level, count)
-        rank = np.full(int(items.max()) + 1, -1, dtype=np.int64)
-        rank[items] = np.arange(count)
-        arrays = (token, parent, first, low, high, np.array(level), items, rank, leaf)
-        return cls(*(torch.as_tensor(np.ascontiguousarray(array), dtype=torch.int64) for array in arrays))
+        parent, depth, low, high = _nodes(common, lengths)
+        # Breadth-first numbers make ``parent`` non-decreasing, so child ranges are binary searches.
+        first = np.searchsorted(parent[1:], np.arange(len(parent) + 1)) + 1
+        token = np.append(-1, tokens[start[low[1:]] + depth[parent[1:]]])
+        leaves = np.flatnonzero(first[1:] == first[:-1])
+        leaf = np.empty(len(items), dtype=np.int64)
+        leaf[low[leaves]] = leaves
+        items = items[order]
+        rank = np.full(int(items.max()) + 1, -1)
+        rank[items] = np.arange(len(items))
+        arrays = (token, parent, first, depth, low, high, tokens, start, items, rank, leaf)
+        return cls(*(torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32)) for array in arrays))
+
+    def save(self, path: Path) -> None:
+        """Write the arrays to a safetensors file."""
+        save_file({field.name: getattr(self, field.name) for field in fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Trie":
+        """The trie in a file, memory-mapped: pages are read when they are looked at, and shared by processes."""
+        return cls(**load_file(path))
 
     def to(self, device: torch.device | str) -> "Trie":
         """The same trie on another device."""
@@ -103,45 +136,58 @@ class Trie:
     def n_items(self) -> int:
         return len(self.item)
 
-    def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Children of each node, padded to the widest.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
 
-        Args:
-            nodes: ``[...]`` node numbers.
-        Returns:
-            child nodes ``[..., C]`` (clamped to a valid number where padded) and a bool mask of the real ones.
-        """
-        start, end = self.first[nodes], self.first[nodes + 1]
-        width = int((end - start).max()) if nodes.numel() else 0
-        child = start.unsqueeze(-1) + torch.arange(width, device=nodes.device)
-        real = child < end.unsqueeze(-1)
-        return child.clamp(max=len(self) - 1), real
-
-    def depth(self, nodes: Tensor) -> Tensor:
-        """Tokens from the root to each node (root: 0); the shape of ``nodes``."""
-        return torch.searchsorted(self.level, nodes, right=True) - 1
-
-    def paths(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes that spell each item, from the root's child to the leaf.
-
-        Args:
-            items: ``[B]`` item ids, all in the trie.
-        Returns:
-            ``[B, T]`` nodes, 0 after the end, and ``[B]`` lengths.
-        """
-        node = self.leaf[self.rank[items]]
-        length = self.depth(node)
-        path = torch.zeros(len(items), int(length.max()) if len(items) else 0, dtype=torch.int64, device=node.device)
-        row = torch.arange(len(items), device=node.device)
-        for step in range(path.size(1)):
-            inside = step < length
-            path[row[inside], (length - 1 - step)[inside]] = node[inside]
-            node = torch.where(inside, self.parent[node], 0)
-        return path, length
+    def children(self, nodes: Tensor) -> Fan:
+        """Children of each of ``nodes`` (``[R]``)."""
+        begin = self.first[nodes].long()
+        return ragged(begin, self.first[nodes + 1].long() - begin)
 
     def is_leaf(self, nodes: Tensor) -> Tensor:
         """Whether each node is a leaf; bool, the shape of ``nodes``."""
         return self.first[nodes] == self.first[nodes + 1]
+
+    def token_at(self, nodes: Tensor, place: Tensor | int) -> Tensor:
+        """Token at ``place`` (from 0) of the path to each node; int64, the shape of ``nodes``."""
+        return self.tokens[self.start[self.low[nodes]] + place].long()
+
+    def paths(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How items are spelled.
+
+        Args:
+            items: ``[B]`` item ids, all in the trie.
+        Returns:
+            ``[B, T]`` int64 tokens, 0 after the end; ``[B, T]`` int64 the node that a token chooses among its
+            siblings, 0 where the token is forced (or padding); ``[B]`` lengths.
+        """
+        rank = self.rank[items]
+        length = (self.start[rank + 1] - self.start[rank]).long()
+        place = torch.arange(int(length.max()) if len(items) else 0, device=items.device)
+        inside = place < length.unsqueeze(1)
+        tokens = self.tokens[(self.start[rank].unsqueeze(1) + place).clamp(max=len(self.tokens) - 1)].long()
+        row, place, node = self.choices(items)
+        chosen = torch.zeros_like(tokens)
+        chosen[row, place] = node
+        return tokens.masked_fill(~inside, 0), chosen, length
+
+    def choices(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The nodes on the way to each of ``B`` items (root excluded), in no order.
+
+        Returns:
+            ``[M]`` int64 each: which of ``items``; place of the first token of the edge into the node; the node.
+        """
+        row, node = torch.arange(len(items), device=items.device), self.leaf[self.rank[items]].long()
+        rows, nodes = [], []
+        while len(row):
+            rows.append(row)
+            nodes.append(node)
+            node = self.parent[node].long()
+            row, node = row[node > 0], node[node > 0]
+        row, node = torch.cat(rows), torch.cat(nodes)
+        return row, self.depth[self.parent[node]].long(), node
 
     def sorted_ranks(self, items: Tensor) -> Tensor:
         """Ranks of each row's items in ascending order; padding and unknown ids become ``N`` and sort last.
@@ -149,7 +195,7 @@ class Trie:
         Args:
             items: ``[B, H]`` item ids, 0 where there is none (an id may stand there twice).
         """
-        ranks = self.rank[items.clamp(max=len(self.rank) - 1)]
+        ranks = self.rank[items.clamp(max=len(self.rank) - 1)].long()
         ranks = torch.where((items <= 0) | (items >= len(self.rank)) | (ranks < 0), self.n_items, ranks)
         ranks = ranks.sort(dim=1).values
         repeated = torch.zeros_like(ranks, dtype=torch.bool)
@@ -165,18 +211,69 @@ class Trie:
         Returns:
             ``[B, M]`` bool.
         """
-        low, high = self.low[nodes], self.high[nodes]
+        low, high = self.low[nodes].long(), self.high[nodes].long()
         inside = torch.searchsorted(banned, high) - torch.searchsorted(banned, low)
         return inside == high - low
 
 
-def _subtree_ends(parent: np.ndarray, low: np.ndarray, level: list[int], count: int) -> np.ndarray:
-    """First rank after each node's items: the next node of its depth begins there, or its parent's items end."""
-    high = np.full(len(parent), count, dtype=np.int64)
-    for depth in range(1, len(level) - 1):
-        nodes = np.arange(level[depth], level[depth + 1])
-        if not len(nodes):
+def ragged(begin: Tensor, count: Tensor) -> Fan:
+    """The numbers ``begin[r] .. begin[r] + count[r] - 1`` of each row, one after another."""
+    total = int(count.sum())
+    row = _numbers(count, total)
+    return Fan(row, torch.arange(total, device=begin.device) + (begin - (count.cumsum(0) - count))[row], count)
+
+
+def _numbers(count: Tensor, total: int) -> Tensor:
+    """``0`` ``count[0]`` times, ``1`` ``count[1]`` times, and so on."""
+    return torch.repeat_interleave(torch.arange(len(count), device=count.device), count, output_size=total)
+
+
+def _sorted(flat: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Order of the sequences: lexicographic by token, a prefix before what it begins."""
+    data = np.ascontiguousarray(flat, dtype=">u4")  # big-endian bytes compare as the numbers do
+    spellings = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(offsets) - 1, [None, pa.py_buffer(offsets * 4), pa.py_buffer(data)])
+    return pyarrow.compute.array_sort_indices(spellings).to_numpy().astype(np.int64)
+
+
+def _common_prefixes(tokens: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """``[N]`` tokens that each sequence begins with like the one before it (the first: 0)."""
+    common = np.zeros(len(start) - 1, dtype=np.int64)
+    rows = np.arange(1, len(common))
+    for place in range(int(np.diff(start).max())):
+        mine, before = start[rows] + place, start[rows - 1] + place
+        rows, mine, before = (part[(mine < start[rows + 1]) & (before < start[rows])] for part in (rows, mine, before))
+        rows = rows[tokens[mine] == tokens[before]]
+        if not len(rows):
             break
-        following = np.append(low[nodes[1:]], count)
-        high[nodes] = np.minimum(following, high[parent[nodes]])
-    return high
+        common[rows] += 1
+    return common
+
+
+def _nodes(common: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Parent, depth, low and high of every node, level by level.
+
+    Items ``low .. high - 1`` of a node part where their common prefix ends, and at each item whose common prefix
+    with the one before it is just that long.
+    """
+    parents, depths, lows, highs = [np.array([-1])], [np.array([0])], [np.array([0])], [np.array([len(common)])]
+    numbered = 0  # nodes before this level
+    while len(inner := np.flatnonzero((highs[-1] - lows[-1] > 1) | (parents[-1] < 0))):
+        low, high, depth = (part[-1][inner] for part in (lows, highs, depths))
+        size = high - low
+        owner = np.repeat(np.arange(len(inner)), size)
+        rows = np.arange(len(owner)) + np.repeat(low - (size.cumsum() - size), size)
+        starts = (rows == low[owner]) | (common[rows] == depth[owner])
+        low, owner = rows[starts], owner[starts]
+        upper = high[owner]
+        same = np.append(owner[1:] == owner[:-1], False)
+        upper[same] = low[1:][same[:-1]]
+        # The shortest common prefix within; the item that begins a node shares it with none before.
+        inside = np.where(starts, np.iinfo(np.int64).max, common[rows])
+        shortest = np.minimum.reduceat(inside, np.flatnonzero(starts))
+        parents.append(inner[owner] + numbered)
+        depths.append(np.where(upper - low > 1, shortest, lengths[low]))
+        numbered += len(lows[-1])
+        lows.append(low)
+        highs.append(upper)
+    return tuple(np.concatenate(part) for part in (parents, depths, lows, highs))

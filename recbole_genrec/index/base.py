@@ -54,9 +54,11 @@ class ItemIndex:
 
     @cached_property
     def nodes(self) -> Tensor:
-        """``[total]`` trie node that each token of ``tokens`` leads to."""
-        paths, _ = self.trie.paths(torch.arange(1, self.n_items))
-        return paths[paths > 0]
+        """``[total]`` trie node that each token of ``tokens`` chooses among its siblings; 0 where it is forced."""
+        row, place, node = self.trie.choices(torch.arange(1, self.n_items))
+        nodes = torch.zeros_like(self.tokens)
+        nodes[self.offsets[row + 1] + place] = node
+        return nodes
 
     @cached_property
     def fingerprint(self) -> str:

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from recbole_genrec.backbone.loading import compute_dtype, load_backbone, resolve
 from recbole_genrec.data.catalogue import Catalogue
-from recbole_genrec.decoding.beam import Ranking, beam_search
+from recbole_genrec.decoding.batching import in_batches, users_that_fit
+from recbole_genrec.decoding.beam import beam_search
+from recbole_genrec.decoding.best_first import best_first
 from recbole_genrec.decoding.exact import exact_top_k, score_items
+from recbole_genrec.decoding.tree import Ranking
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.ranking import HISTORY
 from recbole_genrec.index import build_index
 from recbole_genrec.prompt import Batch, PromptBuilder, PromptTemplate
-
-#: Users of like history length that are decoded together. The lists do not depend on it.
-USERS_PER_PASS = 32
 
 
 class GenerativeRecommender(SequentialRecommender):
@@ -33,6 +33,8 @@ class GenerativeRecommender(SequentialRecommender):
     """
 
     generative = True
+    #: What a scratch backbone's ``kind`` must be.
+    backbone_kind = "causal"
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -50,6 +52,7 @@ class GenerativeRecommender(SequentialRecommender):
                                      config["max_prompt_tokens"]).to(self.device)
         self.dtype = compute_dtype(config)
         self.topk = max(config["topk"])
+        self.lists = self.exact_lists = 0  # decoded so far, and those of them that are proven exact
         self._check_fit()
 
     @classmethod
@@ -62,7 +65,10 @@ class GenerativeRecommender(SequentialRecommender):
         if config["loss_type"] != "CE":
             raise UserError(f"{cls.__name__} has no loss_type={config['loss_type']}: a generative model learns by CE")
         PromptTemplate.load(config["prompt"], None, cls.has_suffix(config))
-        resolve(str(config["llm"]))
+        found = resolve(str(config["llm"]))
+        if isinstance(found, dict) and found["kind"] != cls.backbone_kind:
+            raise UserError(f"--llm={config['llm']} is a {found['kind']} backbone, and {cls.__name__} needs a "
+                            f"{cls.backbone_kind} one")
 
     @staticmethod
     def has_suffix(config) -> bool:
@@ -99,19 +105,21 @@ class GenerativeRecommender(SequentialRecommender):
         """The best ``k`` items of each row; items in the row's ``HISTORY`` column, where it has one, are left out."""
         banned = interaction[HISTORY] if HISTORY in interaction else None
         prompts = self.prompt_of(interaction)
-        ranking = Ranking(torch.zeros(len(prompts.tokens), k, dtype=torch.int64, device=self.device),
-                          torch.full((len(prompts.tokens), k), -torch.inf, device=self.device))
-        for rows in prompts.groups(USERS_PER_PASS):
-            part = self._decode(prompts.rows(rows), k, None if banned is None else banned[rows])
-            ranking.items[rows], ranking.scores[rows] = part.items, part.scores.float()
+        ranking = in_batches(prompts, k, users_that_fit(self.backbone.bytes_per_token, prompts),
+                             lambda rows: self._decode(prompts.rows(rows), k, None if banned is None else banned[rows]))
+        self.lists += len(ranking.exact)
+        self.exact_lists += int(ranking.exact.sum())
         return ranking
 
     def _decode(self, prompts: Batch, k: int, banned: Tensor | None) -> Ranking:
+        decode, norm = self.config["decode"], self.config["norm"]
         with self.autocast():
             state = self.backbone.start(prompts)
-            if self.config["decode"] == "exact":
-                return exact_top_k(state, self.trie, k, self.config["norm"], banned)
-            return beam_search(state, self.trie, k, self.config["num_beams"], self.config["norm"], banned)
+            if decode == "exact_all":
+                return exact_top_k(state, self.trie, k, norm, banned)
+            if decode == "exact_topk":
+                return best_first(state, self.trie, k, norm, banned, self.config["decode_budget"])
+            return beam_search(state, self.trie, k, self.config["num_beams"], norm, banned)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """``[B * n_items]`` log-probabilities of the decoded items, ``-inf`` for all others."""
@@ -131,8 +139,9 @@ class GenerativeRecommender(SequentialRecommender):
     # ------------------------------------------------------------------------------------------ saving, report
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the trained weights (safetensors: LoRA's adapter, or the whole scratch model) and the tokenizer."""
+        """Write the trained weights (safetensors: LoRA's adapter, or the whole scratch model), tokenizer and trie."""
         folder.mkdir(parents=True, exist_ok=True)
+        self.trie.save(folder / "trie.safetensors")
         self.backbone.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         (folder / "genrec.json").write_text(json.dumps({"llm": str(self.config["llm"]), "pretrained": self.pretrained,

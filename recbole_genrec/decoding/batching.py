@@ -1,0 +1,71 @@
+"""Many users through a decoder, a few at a time: as many as memory holds, and fewer if that was too many."""
+
+from __future__ import annotations
+
+import logging
+from typing import Callable
+
+import psutil
+import torch
+from torch import Tensor
+
+from recbole_genrec.decoding.tree import Ranking
+from recbole_genrec.prompt import Batch
+
+#: Users that go together at most. More do not pay: on a CPU the caches are full, on a GPU the arithmetic units.
+MOST_USERS = {"cpu": 32, "cuda": 128}
+#: Tokens that a user's tree is reckoned with.
+TREE_TOKENS = 512
+#: Share of the free memory that may be planned with.
+SHARE = 0.5
+
+log = logging.getLogger("recbole_genrec")
+
+
+def users_that_fit(bytes_per_token: int, prompts: Batch) -> int:
+    """Users whose keys and values, and as much again for what is computed from them, fit into the free memory.
+
+    Args:
+        bytes_per_token: of the backbone's keys and values.
+        prompts: of all users.
+    """
+    device = prompts.tokens.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    each = 2 * bytes_per_token * (prompts.tokens.size(1) + TREE_TOKENS)
+    return max(1, min(MOST_USERS.get(device.type, 32), int(SHARE * free) // each))
+
+
+def in_batches(prompts: Batch, k: int, size: int, decode: Callable[[Tensor], Ranking]) -> Ranking:
+    """Decode users of like length together. The lists do not depend on who is decoded with whom.
+
+    Args:
+        prompts: of ``B`` users.
+        k: length of the lists.
+        size: users at a time. Halved, with a warning, when memory runs out.
+        decode: row numbers -> their lists.
+    Raises:
+        torch.OutOfMemoryError, RuntimeError: not even one user fits.
+    """
+    ranking = Ranking.empty(len(prompts.tokens), k, prompts.tokens.device)
+    todo = prompts.groups(size)
+    while todo:
+        rows = todo.pop()  # the longest first: if memory is short, it shows at once
+        try:
+            ranking.put(rows, decode(rows))
+            continue
+        except RuntimeError as error:
+            if len(rows) == 1 or not out_of_memory(error):
+                raise
+        # Outside of the handler: the error holds on to all tensors of the failed attempt.
+        if prompts.tokens.is_cuda:
+            torch.cuda.empty_cache()
+        half = len(rows) // 2
+        log.warning("warning: out of memory while decoding %d users at a time; going on with %d", len(rows), half)
+        todo = [part for group in (*todo, rows) for part in group.split(half)]
+    return ranking
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch failed for want of memory, on the device or on the host."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) \
+        or "can't allocate memory" in str(error)
