@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from recbole_genrec.backbone.blocks import NAME as BLOCKS
+from recbole_genrec.backbone.blocks import seen_by_block
+from recbole_genrec.backbone.head import sum_in_pieces
 from recbole_genrec.errors import UserError
 from recbole_genrec.prompt import Batch, BranchedBatch
 
@@ -33,13 +39,31 @@ class CausalBackbone(nn.Module):
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """``[B, T, d]`` last hidden states; the language-model head is left to :meth:`logits`, where it is needed."""
-        if isinstance(batch, BranchedBatch):
-            own = torch.eye(batch.tokens.size(1), dtype=torch.bool, device=batch.tokens.device)  # padding sees itself
-            seen = ((batch.visible & batch.mask.unsqueeze(1)) | own).unsqueeze(1)
-            layout = {"attention_mask": additive(seen, self.core.dtype), "position_ids": batch.position}
-        else:
-            layout = {"attention_mask": batch.mask.long()}
-        return self.core.base_model(input_ids=batch.tokens, use_cache=False, **layout).last_hidden_state
+        if not isinstance(batch, BranchedBatch):
+            # Causal attention never looks at padding on the right, and without a mask it skips half of the work.
+            return self.core.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+        own = torch.eye(batch.tokens.size(1), dtype=torch.bool, device=batch.tokens.device)  # padding sees itself
+        seen = (batch.visible & batch.mask.unsqueeze(1)) | own
+        layout = {"attention_mask": additive(seen.unsqueeze(1), self.core.dtype), "position_ids": batch.position}
+        with self._attention(BLOCKS):
+            return self.core.base_model(input_ids=batch.tokens, use_cache=False, keys=seen_by_block(seen),
+                                        **layout).last_hidden_state
+
+    @contextlib.contextmanager
+    def _attention(self, name: str):
+        """Within this block the model attends by the implementation of that name."""
+        before = self.core.config._attn_implementation
+        self.core.set_attn_implementation(name)
+        try:
+            yield
+        finally:
+            self.core.set_attn_implementation(before)
+
+    def sum_over_logits(self, loss: Callable[[Tensor, Tensor], Tensor], states: Tensor) -> Tensor:
+        """Sum of a loss over ``[N, d]`` states; ``loss`` is given ``[n, V]`` logits and their ``[n]`` row numbers."""
+        head = self.core.get_output_embeddings()
+        return sum_in_pieces(lambda part, rows: loss(self.logits(part), rows), states, head.parameters(),
+                             self.core.config.vocab_size)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., d]`` -> ``[..., V]``, with the scalings that some architectures add after the head."""
