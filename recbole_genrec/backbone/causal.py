@@ -41,13 +41,21 @@ class CausalBackbone(nn.Module):
         """``[B, T, d]`` last hidden states; the language-model head is left to :meth:`logits`, where it is needed."""
         if not isinstance(batch, BranchedBatch):
             # Causal attention never looks at padding on the right, and without a mask it skips half of the work.
-            return self.core.base_model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+            return self._layers(input_ids=batch.tokens, use_cache=False).last_hidden_state
         own = torch.eye(batch.tokens.size(1), dtype=torch.bool, device=batch.tokens.device)  # padding sees itself
         seen = (batch.visible & batch.mask.unsqueeze(1)) | own
         layout = {"attention_mask": additive(seen.unsqueeze(1), self.core.dtype), "position_ids": batch.position}
         with self._attention(BLOCKS):
-            return self.core.base_model(input_ids=batch.tokens, use_cache=False, keys=seen_by_block(seen),
-                                        **layout).last_hidden_state
+            return self._layers(input_ids=batch.tokens, use_cache=False, keys=seen_by_block(seen),
+                                **layout).last_hidden_state
+
+    def _layers(self, **inputs):
+        """Everything below the head, as training runs it (see :meth:`compile_layers`)."""
+        return self.core.base_model(**inputs)
+
+    def compile_layers(self) -> None:
+        """Let torch compile what training runs; decoding, whose shapes change with every step, stays as it is."""
+        self._layers = torch.compile(self._layers, dynamic=True)
 
     @contextlib.contextmanager
     def _attention(self, name: str):

@@ -8,6 +8,7 @@ from torch import Tensor
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.errors import UserError
+from recbole_genrec.evaluation.cost import Work, language_model_flops
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
 from recbole_genrec.prompt import Batch
 
@@ -76,11 +77,27 @@ class GenRec(GenerativeRecommender):
             taken, loss, count = node[supervised], self._catalogue_loss, titles
         else:
             taken, loss, count = batch.tokens[:, 1:][supervised], self._vocabulary_loss, supervised.sum()
+        self.work = Work(titles, count, batch.lengths.sum(), batch.tokens.numel(), len(taken), batch.pairs)
         with self.autocast():
             # Only supervised positions go through the head, by far the widest layer.
             states = self.backbone.hidden_states(batch)[:, :-1][supervised]
             total = self.backbone.sum_over_logits(lambda logits, rows: loss(logits, taken[rows]), states)
         return total / count
+
+    def training_lengths(self, dataset) -> Tensor:
+        """``[N]`` tokens of each training sample's row, but for what ``max_prompt_tokens`` cuts: a key to sort by."""
+        sequences, row = dataset.sequences, dataset.inter_feat[TARGET_ROW]
+        before = torch.nn.functional.pad(self.index.lengths[sequences.item].cumsum(0), (1, 0))
+        begin = torch.maximum(sequences.start[row], row - self.max_seq_length)
+        length = before[row + 1] - before[begin]
+        if self.config["layout"] == "shared_prefix":  # every item but the first stands in a branch of its own too
+            suffix = int(self.prompts.length[self.prompts.suffix])
+            length = 2 * length - self.index.lengths[sequences.item[begin]] + suffix * (row - begin)
+        return length
+
+    def training_flops(self, work: Work) -> float:
+        """FLOPs of that work (see evaluation/cost.py)."""
+        return language_model_flops(self.backbone, work)
 
     def _supervised(self, batch: Batch, longest: int) -> Tensor:
         """``[B, T]`` bool, the tokens to learn; the first of a row never is one, as nothing stands before it."""
