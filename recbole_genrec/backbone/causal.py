@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import torch
@@ -26,6 +25,8 @@ class CausalBackbone(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        #: Whether the model attends by torch's function through transformers' interface, so that ours can stand in.
+        self.blocks = model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
 
     @property
     def core(self) -> nn.Module:
@@ -45,9 +46,15 @@ class CausalBackbone(nn.Module):
         own = torch.eye(batch.tokens.size(1), dtype=torch.bool, device=batch.tokens.device)  # padding sees itself
         seen = (batch.visible & batch.mask.unsqueeze(1)) | own
         layout = {"attention_mask": additive(seen.unsqueeze(1), self.core.dtype), "position_ids": batch.position}
-        with self._attention(BLOCKS):
-            return self._layers(input_ids=batch.tokens, use_cache=False, keys=seen_by_block(seen),
-                                **layout).last_hidden_state
+        if self.core.config._attn_implementation == BLOCKS:
+            layout["keys"] = seen_by_block(seen)
+        return self._layers(input_ids=batch.tokens, use_cache=False, **layout).last_hidden_state
+
+    def train(self, mode: bool = True) -> "CausalBackbone":
+        """As in ``nn.Module``; in training, attention under a sparse mask goes block by block."""
+        if self.blocks:
+            self.core.set_attn_implementation(BLOCKS if mode else "sdpa")
+        return super().train(mode)
 
     def _layers(self, **inputs):
         """Everything below the head, as training runs it (see :meth:`compile_layers`)."""
@@ -56,16 +63,6 @@ class CausalBackbone(nn.Module):
     def compile_layers(self) -> None:
         """Let torch compile what training runs; decoding, whose shapes change with every step, stays as it is."""
         self._layers = torch.compile(self._layers, dynamic=True)
-
-    @contextlib.contextmanager
-    def _attention(self, name: str):
-        """Within this block the model attends by the implementation of that name."""
-        before = self.core.config._attn_implementation
-        self.core.set_attn_implementation(name)
-        try:
-            yield
-        finally:
-            self.core.set_attn_implementation(before)
 
     def sum_over_logits(self, loss: Callable[[Tensor, Tensor], Tensor], states: Tensor) -> Tensor:
         """Sum of a loss over ``[N, d]`` states; ``loss`` is given ``[n, V]`` logits and their ``[n]`` row numbers."""

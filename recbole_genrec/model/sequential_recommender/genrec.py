@@ -89,11 +89,10 @@ class GenRec(GenerativeRecommender):
         sequences, row = dataset.sequences, dataset.inter_feat[TARGET_ROW]
         before = torch.nn.functional.pad(self.index.lengths[sequences.item].cumsum(0), (1, 0))
         begin = torch.maximum(sequences.start[row], row - self.max_seq_length)
-        length = before[row + 1] - before[begin]
-        if self.config["layout"] == "shared_prefix":  # every item but the first stands in a branch of its own too
-            suffix = int(self.prompts.length[self.prompts.suffix])
-            length = 2 * length - self.index.lengths[sequences.item[begin]] + suffix * (row - begin)
-        return length
+        if self.config["layout"] != "shared_prefix":
+            return before[row + 1] - before[begin]
+        suffix = int(self.prompts.length[self.prompts.suffix])
+        return before[row] - before[begin] + before[row + 1] - before[begin + 1] + suffix * (row - begin)
 
     def training_flops(self, work: Work) -> float:
         """FLOPs of that work (see evaluation/cost.py)."""
