@@ -93,24 +93,24 @@ def test_the_loss_does_not_depend_on_the_pieces(dataset, monkeypatch, objective,
 
 
 WIDE = """
-import resource, sys
 import torch
 from torch import nn
 from recbole_genrec.backbone.head import sum_in_pieces
-head, states = nn.Linear(16, 128_000, bias=False), torch.randn(2048, 16, requires_grad=True)
-target = torch.randint(128_000, (2048,))
+from recbole_genrec.evaluation.cost import Peak
+head, states = nn.Linear(16, 128_000, bias=False), torch.randn(1024, 16, requires_grad=True)
+target, peak = torch.randint(128_000, (1024,)), Peak(torch.device("cpu"))
 loss = lambda part, rows: nn.functional.cross_entropy(head(part), target[rows], reduction="sum")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak.record()["peak_memory_mb"]
 sum_in_pieces(loss, states, head.parameters(), 128_000).backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak.record()["peak_memory_mb"] - before)
 """
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process's peak holds its parent's")
 def test_a_wide_vocabulary_does_not_need_the_logits_of_all_positions():
-    """They alone would be 1 GB here."""
+    """They alone would be 524 MB here, with their gradient and softmax three times that."""
     done = subprocess.run([sys.executable, "-c", WIDE], capture_output=True, text=True, check=True)
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout) * unit < 2048 * 128_000 * 4 / 2
+    assert 0 < float(done.stdout) < 524
 
 
 # ------------------------------------------------------------------------------------- attention, block by block
@@ -182,7 +182,8 @@ def test_an_epoch_has_the_samples_that_it_had_and_little_padding(dataset, layout
         assert len(epoch) == len(loader)
         assert torch.cat([batch["target_row"] for batch in epoch]).sort().values.tolist() \
             == expected["target_row"].sort().values.tolist()
-    assert [batch["target_row"].tolist() for batch in epochs[0]] != [batch["target_row"].tolist() for batch in epochs[1]]
+    first, second = ([batch["target_row"].tolist() for batch in epoch] for epoch in epochs)
+    assert first != second
     bucketed = padding(model, epochs[0])
     assert bucketed < 0.5 * padding(model, list(Data.loaders(data, model.config)[0])) or bucketed < 0.02
 

@@ -86,10 +86,18 @@ class Peak:
 
     def record(self) -> dict[str, float | None]:
         """``peak_memory_mb`` of the host, ``peak_device_memory_mb`` of the GPU (None without one)."""
-        unit = 2**20 if sys.platform == "darwin" else 2**10
         device = torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else None
-        return {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1),
+        return {"peak_memory_mb": round(_peak_resident() / 2**20, 1),
                 "peak_device_memory_mb": None if device is None else round(device, 1)}
+
+
+def _peak_resident() -> int:
+    """Largest resident size of this process, in bytes."""
+    with contextlib.suppress(OSError):  # Linux; ru_maxrss would count the process that started this one
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
 
 
 def training_cost(seconds: float, work: Work, flops: float | None) -> dict[str, float | None]:
