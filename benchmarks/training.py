@@ -209,12 +209,11 @@ def head(options: argparse.Namespace, how: str) -> dict:
     linear, states = torch.nn.Linear(128, 128_000, bias=False), torch.randn(2048, 128, requires_grad=True)
     target, peak = torch.randint(128_000, (2048,)), Peak(torch.device("cpu"))
 
-    def loss(part: Tensor, rows: Tensor) -> Tensor:
+    def loss(part: Tensor, rows: slice) -> Tensor:
         return torch.nn.functional.cross_entropy(linear(part), target[rows], reduction="sum")
 
     before = peak.record()["peak_memory_mb"]
-    everything = torch.arange(len(states))
-    total = sum_in_pieces(loss, states, linear.parameters(), 128_000) if how == "pieces" else loss(states, everything)
+    total = sum_in_pieces(loss, states, linear.parameters(), 128_000) if how == "pieces" else loss(states, slice(None))
     total.backward()
     return {"mb": peak.record()["peak_memory_mb"] - before}
 
@@ -224,7 +223,7 @@ STEPS = {"ours": lora_ours, "trainer": lora_trainer, "head": head}
 
 def child(options: argparse.Namespace, step: str, *arguments: str) -> dict:
     """The result of a step in a process of its own. Exits if it fails."""
-    call = [sys.executable, __file__, "--data_path", options.data_path, "--dataset", options.dataset,
+    call = [sys.executable, "-W", "ignore", __file__, "--data_path", options.data_path, "--dataset", options.dataset,
             "--seconds", str(options.seconds), "--step", step, *arguments]
     process = subprocess.run(call, stdout=subprocess.PIPE, text=True)
     if process.returncode:

@@ -64,8 +64,8 @@ class CausalBackbone(nn.Module):
         """Let torch compile what training runs; decoding, whose shapes change with every step, stays as it is."""
         self._layers = torch.compile(self._layers, dynamic=True)
 
-    def sum_over_logits(self, loss: Callable[[Tensor, Tensor], Tensor], states: Tensor) -> Tensor:
-        """Sum of a loss over ``[N, d]`` states; ``loss`` is given ``[n, V]`` logits and their ``[n]`` row numbers."""
+    def sum_over_logits(self, loss: Callable[[Tensor, slice], Tensor], states: Tensor) -> Tensor:
+        """Sum of a loss over ``[N, d]`` states; ``loss`` is given ``[n, V]`` logits and their place among all ``N``."""
         head = self.core.get_output_embeddings()
         return sum_in_pieces(lambda part, rows: loss(self.logits(part), rows), states, head.parameters(),
                              self.core.config.vocab_size)

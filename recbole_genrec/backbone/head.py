@@ -13,7 +13,7 @@ LOGITS = 1 << 23
 POSITIONS = 256
 
 
-def sum_in_pieces(loss: Callable[[Tensor, Tensor], Tensor], states: Tensor, head: Iterable[nn.Parameter],
+def sum_in_pieces(loss: Callable[[Tensor, slice], Tensor], states: Tensor, head: Iterable[nn.Parameter],
                   vocabulary: int) -> Tensor:
     """A loss that is a sum over positions, and its gradients, without the logits of all positions at once.
 
@@ -22,8 +22,7 @@ def sum_in_pieces(loss: Callable[[Tensor, Tensor], Tensor], states: Tensor, head
     linear head, a plain cross-entropy and torch 2.13 or later only).
 
     Args:
-        loss: of ``[n, d]`` states and the ``[n]`` int64 numbers of their positions; a scalar that uses no other weight
-            than ``head``.
+        loss: of ``[n, d]`` states and their place among all ``N``; a scalar that uses no other weight than ``head``.
         states: ``[N, d]`` last hidden states.
         head: the head's weights.
         vocabulary: logits a position.
@@ -37,7 +36,7 @@ def sum_in_pieces(loss: Callable[[Tensor, Tensor], Tensor], states: Tensor, head
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, loss, size, states, *head):
-        pieces = torch.arange(len(states), device=states.device).split(size)
+        pieces = [slice(begin, begin + size) for begin in range(0, len(states), size)]
         if not any(ctx.needs_input_grad):
             return sum((loss(states[piece], piece) for piece in pieces), torch.zeros((), device=states.device))
         trained = [weight for weight in head if weight.requires_grad]
