@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import platform
-import resource
 import shutil
 import time
 import traceback
@@ -24,11 +23,13 @@ from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import init_seed
 
 from recbole_genrec.config import Config
+from recbole_genrec.data.bucketing import LikeLength
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.fingerprint import data_fingerprint, split_fingerprint
 from recbole_genrec.data.leakage import find_leaks
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
+from recbole_genrec.evaluation.cost import Peak
 from recbole_genrec.evaluation.validity import free_generation
 from recbole_genrec.records import write_record
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer
@@ -72,15 +73,24 @@ class Data:
         return cls(dataset, parts, data_fingerprint(dataset), split_fingerprint(dataset, targets))
 
     def loaders(self, config: Config, model=None):
-        """RecBole's train, valid and test loaders; the model may narrow the training samples to those it uses."""
+        """RecBole's train, valid and test loaders.
+
+        The model may narrow the training samples to those it uses, and say how long they are: then a training batch
+        holds rows of like length.
+        """
         train, valid, test = self.parts
         if model is not None and hasattr(model, "training_rows"):
             rows = model.training_rows(train)
             train = train if rows is None else train.copy(train.inter_feat[rows])
         parts = [train, valid, test]
         samplers = create_samplers(config, self.dataset, parts)
-        return tuple(get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train")
-                     for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers))
+        loaders = tuple(get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train")
+                        for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers))
+        if hasattr(model, "training_lengths"):
+            batches = loaders[0].batch_sampler
+            batches.sampler = LikeLength(batches.sampler, model.training_lengths(train), batches.batch_size,
+                                         loaders[0].generator)
+        return loaders
 
 
 def config_hash(config: Config) -> str:
@@ -130,6 +140,7 @@ def run(config: Config, output_dir: Path) -> dict[str, Any]:
 
 def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
     """Everything that a successful run adds to its record."""
+    peak = Peak(config["device"])
     init_seed(config["seed"], config["reproducibility"])
     data = Data.load(config)
     init_seed(config["seed"], config["reproducibility"])
@@ -138,8 +149,6 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
     trainer_class = TwoStageTrainer if config["train_stage"] == "pretrain" else GenRecTrainer
     trainer = trainer_class(config, model, data.dataset, run_dir / "model")
     progress = config["show_progress"]
-    if config["device"].type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
 
     valid_result = None
     if getattr(model, "evaluation_only", False):
@@ -173,8 +182,8 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
         "users": len(users), "untied_users": len(untied) if timed.any() else None, "mask_history": masked,
         "targets_in_history": int(users["in_history"].sum()), "dropped_interactions": data.dataset.dropped_interactions,
         "dataset_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint,
-        "train_seconds": round(trainer.train_seconds, 2), "epochs_done": trainer.epochs_done,
-        "eval_users_per_second": round(len(users) / seconds, 2), "peak_memory_mb": _peak_memory_mb(config),
+        **trainer.cost(), "epochs_done": trainer.epochs_done,
+        "eval_users_per_second": round(len(users) / seconds, 2), **peak.record(),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_parameters": sum(p.numel() for p in model.parameters()), "curve": trainer.curve,
     }
@@ -238,10 +247,3 @@ def _versions() -> dict[str, str]:
 def _machine(config: Config) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if config["device"].type == "cuda" else None
     return {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
-
-
-def _peak_memory_mb(config: Config) -> float:
-    """Peak memory: of the device on a GPU, else of the process since it started."""
-    if config["device"].type == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

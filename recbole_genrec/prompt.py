@@ -76,6 +76,11 @@ class Batch:
         """``[B, T]`` bool, true where a real token stands."""
         return torch.arange(self.tokens.size(1), device=self.tokens.device) < self.lengths.unsqueeze(1)
 
+    @property
+    def pairs(self) -> Tensor:
+        """Number of pairs of a token and a token that it sees, itself included."""
+        return (self.lengths * (self.lengths + 1) // 2).sum()
+
     def rows(self, rows: Tensor) -> "Batch":
         """Some rows, without the padding that only the others needed."""
         lengths = self.lengths[rows]
@@ -121,6 +126,10 @@ class BranchedBatch(Batch):
         begin = torch.where(starts, column, 0).cummax(1).values
         place = torch.where(self.branch > 0, self.seen + column - begin, column)
         return place.masked_fill(~self.mask, 0)  # padding may stand beyond what the model was made for
+
+    @property
+    def pairs(self) -> Tensor:
+        return ((self.position + 1) * self.mask).sum()  # a token sees all that stands before it in its own row
 
     @property
     def visible(self) -> Tensor:

@@ -24,7 +24,8 @@ COLUMNS = [
     "trainable_parameters", "total_parameters", "dataset_fingerprint", "split_fingerprint", "config_hash", "version",
     "status", "mask_history", "hit@10_unmasked", "ndcg@10_unmasked", "hit@10_untied", "ndcg@10_untied",
     "untied_users", "users", "items_without_title", "items_sharing_title", "decode", "norm", "layout", "objective",
-    "epochs_done", "reason",
+    "epochs_done", "reason", "targets_per_second", "tokens_per_second", "padding_share", "flops_per_target",
+    "peak_device_memory_mb", "exact_share",
 ]
 
 

@@ -1,8 +1,9 @@
-"""RecBole's Trainer with a fair evaluation step, safetensors checkpoints, a schedule and a time budget."""
+"""RecBole's Trainer with a fair evaluation step, safetensors checkpoints, accumulation, a schedule, a time budget."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from pathlib import Path
@@ -14,10 +15,14 @@ from recbole.data.interaction import Interaction
 from recbole.model.loss import BPRLoss
 from recbole.trainer import Trainer
 from safetensors.torch import load_model, save_model
+from torch.nn.utils.clip_grad import clip_grad_norm_
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 from transformers import get_scheduler
 
 from recbole_genrec import compat
 from recbole_genrec.data.windows import TARGET_ROW
+from recbole_genrec.evaluation.cost import Work, training_cost
 from recbole_genrec.evaluation.ranking import HISTORY, mask_items, settle, target_rank
 
 
@@ -44,6 +49,9 @@ class GenRecTrainer(Trainer):
         self.mask_history = not config["repeat_consumption"] if mask is None else mask
         self.train_seconds = 0.0
         self.epochs_done = 0
+        self.work = Work()
+        #: FLOPs a target of a model that cannot tell them from its work; see evaluation/cost.py.
+        self.flops_per_target: float | None = None
         self.curve: list[dict] = []
         self._per_user: list[pd.DataFrame] | None = None
 
@@ -58,7 +66,7 @@ class GenRecTrainer(Trainer):
         """RecBole's ``fit`` under ``lr_scheduler_type``, ``warmup_steps`` and ``max_train_minutes``."""
         name = self.config["lr_scheduler_type"]
         if name and name != "constant":
-            steps = max(1, self.epochs * len(train_data))
+            steps = max(1, self.epochs * math.ceil(len(train_data) / self.config["gradient_accumulation_steps"]))
             # A short run would otherwise end inside the warm-up.
             warmup = min(self.config["warmup_steps"] or 0, steps // 5)
             scheduler = get_scheduler(name, self.optimizer, num_warmup_steps=warmup, num_training_steps=steps)
@@ -75,18 +83,72 @@ class GenRecTrainer(Trainer):
         if budget and self.epochs_done and self.train_seconds > 60 * budget:
             raise _BudgetSpent
         began = time.monotonic()
-        loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        loss, work = self._pass_over(train_data, epoch_idx, loss_func or self.model.calculate_loss, show_progress)
+        self.work = self.work + work.numbers()
         seconds = time.monotonic() - began
         self.train_seconds += seconds
         self.epochs_done += 1
-        total = sum(loss) if isinstance(loss, tuple) else loss
-        self.curve.append({"epoch": epoch_idx, "seconds": round(seconds, 3), "loss": total / max(1, len(train_data))})
+        self.curve.append({"epoch": epoch_idx, "seconds": round(seconds, 3), "loss": loss / max(1, len(train_data))})
         return loss
+
+    def _pass_over(self, train_data, epoch_idx, loss_func, show_progress) -> tuple[float, Work]:
+        """Train on each batch once.
+
+        RecBole's own loop takes an optimizer step a batch. Here ``gradient_accumulation_steps`` batches make one,
+        with the gradient that they would have as one batch: each counts by the terms of its mean (for a model that
+        does not say, by its rows).
+
+        Returns:
+            the sum of the batches' losses, and the work done.
+        """
+        self.model.train()
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        group, total, done, terms = self.config["gradient_accumulation_steps"], 0.0, Work(), 0
+        batches = tqdm(train_data, f"train {epoch_idx}", ncols=100) if show_progress else train_data
+        for number, interaction in enumerate(batches, 1):
+            interaction = interaction.to(self.device)
+            # RecBole has no count of its own models' operations: the first batch is watched.
+            watch = self.epochs_done == 0 and number == 1 and not hasattr(self.model, "training_flops")
+            with FlopCounterMode(display=False) if watch else contextlib.nullcontext() as counter:
+                with torch.autocast(self.device.type, enabled=self.enable_amp):
+                    parts = loss_func(interaction)
+                loss = sum(parts) if isinstance(parts, tuple) else parts
+                self._check_nan(loss)
+                work = getattr(self.model, "work", None) or Work(targets=len(interaction), terms=len(interaction))
+                weight = work.terms if group > 1 else 1
+                scaler.scale(loss * weight).backward()
+            if watch:
+                self.flops_per_target = counter.get_total_flops() / work.targets
+            total, done, terms = total + loss.item(), done + work, terms + weight
+            if number % group == 0 or number == len(train_data):
+                self._step(scaler, terms if group > 1 else None)
+                terms = 0
+        return total, done
+
+    def _step(self, scaler, terms) -> None:
+        """One optimizer step; ``terms`` is given where the gradient is that of a sum and their mean is meant."""
+        if terms is not None:
+            scaler.unscale_(self.optimizer)
+            for weight in self.model.parameters():
+                if weight.grad is not None:
+                    weight.grad /= terms
+        if self.clip_grad_norm:
+            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.optimizer.zero_grad()
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
         self.curve[-1]["valid"] = {metric: float(value) for metric, value in result.items()}
         return score, result
+
+    def cost(self) -> dict[str, float | None]:
+        """What training has cost so far (see evaluation/cost.py)."""
+        flops = self.flops_per_target
+        if hasattr(self.model, "training_flops") and self.work.targets:
+            flops = self.model.training_flops(self.work) / self.work.targets
+        return training_cost(self.train_seconds, self.work, flops)
 
     # -------------------------------------------------------------------------------------------- checkpoints
 

@@ -65,6 +65,7 @@ _NUMBERS = {
     "max_train_minutes": (float, 0, None), "pretrain_epochs": (int, 0, None),
     "hidden_dropout_prob": (float, 0, 1), "attn_dropout_prob": (float, 0, 1), "dropout_prob": (float, 0, 1),
     "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
+    "gradient_accumulation_steps": (int, 1, None),
 }
 #: key -> what its value must be, where it is set and not None.
 KINDS = {
@@ -79,7 +80,8 @@ _CHOICES = {
     "norm": ("full", "trie"),
     "objective": ("vocabulary", "catalogue"), "precision": ("auto", "fp32", "bf16"), "item_index": item_indexes(),
     "mask_history": (True, False), "repeat_consumption": (True, False), "train_on_prompt": (True, False),
-    "trust_remote_code": (True, False), "loss_type": ("CE", "BPR"),
+    "trust_remote_code": (True, False), "gradient_checkpointing": (True, False), "torch_compile": (True, False),
+    "loss_type": ("CE", "BPR"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "lr_scheduler_type": ("constant", "constant_with_warmup", "linear", "cosine"),
 }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from recbole_genrec.backbone.blocks import NAME as BLOCKS
+from recbole_genrec.backbone.blocks import seen_by_block
 from recbole_genrec.backbone.cache import additive, growing_cache, keep
-from recbole_genrec.backbone.head import pick
+from recbole_genrec.backbone.head import pick, sum_in_pieces
 from recbole_genrec.errors import UserError
 from recbole_genrec.prompt import Batch, BranchedBatch
-
 
 #: Tokens of prompts, padding included, that go through the backbone together.
 TOKENS_PER_PASS = 2048
@@ -25,6 +28,8 @@ class CausalBackbone(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        #: Whether the model attends by torch's function through transformers' interface, so that ours can stand in.
+        self.blocks = model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
 
     @property
     def core(self) -> nn.Module:
@@ -44,13 +49,35 @@ class CausalBackbone(nn.Module):
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """``[B, T, d]`` last hidden states; the language-model head is left to :meth:`logits`, where it is needed."""
-        if isinstance(batch, BranchedBatch):
-            own = torch.eye(batch.tokens.size(1), dtype=torch.bool, device=batch.tokens.device)  # padding sees itself
-            seen = ((batch.visible & batch.mask.unsqueeze(1)) | own).unsqueeze(1)
-            layout = {"attention_mask": additive(seen, self.core.dtype), "position_ids": batch.position}
-        else:
-            layout = {"attention_mask": batch.mask.long()}
-        return self.core.base_model(input_ids=batch.tokens, use_cache=False, **layout).last_hidden_state
+        if not isinstance(batch, BranchedBatch):
+            # Causal attention never looks at padding on the right, and without a mask it skips half of the work.
+            return self._layers(input_ids=batch.tokens, use_cache=False).last_hidden_state
+        own = torch.eye(batch.tokens.size(1), dtype=torch.bool, device=batch.tokens.device)  # padding sees itself
+        seen = (batch.visible & batch.mask.unsqueeze(1)) | own
+        layout = {"attention_mask": additive(seen.unsqueeze(1), self.core.dtype), "position_ids": batch.position}
+        if self.core.config._attn_implementation == BLOCKS:
+            layout["keys"] = seen_by_block(seen)
+        return self._layers(input_ids=batch.tokens, use_cache=False, **layout).last_hidden_state
+
+    def train(self, mode: bool = True) -> "CausalBackbone":
+        """As in ``nn.Module``; in training, attention under a sparse mask goes block by block."""
+        if self.blocks:
+            self.core.set_attn_implementation(BLOCKS if mode else "sdpa")
+        return super().train(mode)
+
+    def _layers(self, **inputs):
+        """Everything below the head, as training runs it (see :meth:`compile_layers`)."""
+        return self.core.base_model(**inputs)
+
+    def compile_layers(self) -> None:
+        """Let torch compile what training runs; decoding, whose shapes change with every step, stays as it is."""
+        self._layers = torch.compile(self._layers, dynamic=True)
+
+    def sum_over_logits(self, loss: Callable[[Tensor, slice], Tensor], states: Tensor) -> Tensor:
+        """Sum of a loss over ``[N, d]`` states; ``loss`` is given ``[n, V]`` logits and their place among all ``N``."""
+        head = self.core.get_output_embeddings()
+        return sum_in_pieces(lambda part, rows: loss(self.logits(part), rows), states, head.parameters(),
+                             self.core.config.vocab_size)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., d]`` -> ``[..., V]``."""

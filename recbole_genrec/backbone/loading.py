@@ -43,14 +43,22 @@ def load_backbone(config, texts: Iterable[str]) -> Loaded:
     """Load or make the backbone that ``config["llm"]`` names.
 
     Args:
-        config: reads llm, lora_*, precision, trust_remote_code, device.
+        config: reads llm, lora_*, precision, trust_remote_code, device, gradient_checkpointing, torch_compile.
         texts: what a scratch backbone's tokenizer is trained on.
     Raises:
         UserError: nothing of that name, a folder without a model, or a model that cannot be used.
     """
     name = str(config["llm"])
     found = resolve(name)
-    return _from_scratch(name, found, texts) if isinstance(found, dict) else _pretrained(name, found, config)
+    loaded = _from_scratch(name, found, texts) if isinstance(found, dict) else _pretrained(name, found, config)
+    if config["gradient_checkpointing"]:
+        try:
+            loaded.backbone.core.gradient_checkpointing_enable({"use_reentrant": False})
+        except ValueError as error:
+            raise UserError(f"gradient_checkpointing: {_first_sentence(error)}") from None
+    if config["torch_compile"]:
+        loaded.backbone.compile_layers()
+    return loaded
 
 
 def resolve(name: str) -> dict | str:

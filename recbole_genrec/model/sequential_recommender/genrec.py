@@ -8,10 +8,9 @@ from torch import Tensor
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.errors import UserError
+from recbole_genrec.evaluation.cost import Work, language_model_flops
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
-
-#: Rows of like length that share a forward pass in training. The loss does not depend on it.
-ROWS_PER_PASS = 16
+from recbole_genrec.prompt import Batch
 
 
 class GenRec(GenerativeRecommender):
@@ -68,31 +67,47 @@ class GenRec(GenerativeRecommender):
         history = interaction[self.ITEM_SEQ]
         lay_out = self.prompts.branched if self.config["layout"] == "shared_prefix" else self.prompts
         batch = lay_out(history, interaction[self.ITEM_ID], random_instruction=True)
-        longest = history.size(1)
-        if self.config["layout"] == "shared_prefix":
-            supervised = (batch.branch > 0) & (batch.node > 0)  # titles, not the words before them
-        else:
-            supervised = batch.segment == longest + 2
-        if self.config["layout"] == "continuation":
-            supervised |= (batch.segment >= 1) & (batch.segment <= longest)
-        if self.config["train_on_prompt"]:
-            supervised = torch.ones_like(supervised)
-        supervised = (supervised & batch.mask)[:, 1:]
+        supervised = self._supervised(batch, history.size(1))[:, 1:]
         node = batch.node[:, 1:]
+        titles = (supervised & (node > 0) & self.trie.is_leaf(node)).sum()
         if self.config["objective"] == "catalogue":
-            titles = (supervised & self.trie.is_leaf(node)).sum()
-            # A forced token (an only child) has probability 1: no loss, no work.
-            parent = self.trie.parent[node]
-            supervised &= self.trie.first[parent + 1] - self.trie.first[parent] > 1
-        # Rows of like length go through together; only supervised positions go through the head, by far the widest
-        # layer. Both orders below are that of the groups.
-        groups = batch.groups(ROWS_PER_PASS)
+            supervised &= node > 0  # a forced token has probability 1: no loss, no work
+            taken, loss, count = node[supervised], self._catalogue_loss, titles
+        else:
+            taken, loss, count = batch.tokens[:, 1:][supervised], self._vocabulary_loss, supervised.sum()
+        self.work = Work(titles, count, batch.lengths.sum(), batch.tokens.numel(), len(taken), batch.pairs)
         with self.autocast():
-            states = [self.backbone.hidden_states(part)[:, :-1][supervised[rows, :part.tokens.size(1) - 1]]
-                      for rows, part in ((rows, batch.rows(rows)) for rows in groups)]
-            logits = self.backbone.logits(torch.cat(states))
-        order = torch.cat(groups)
-        supervised = supervised[order]
-        if self.config["objective"] == "catalogue":
-            return -step_log_probs(logits, node[order][supervised], self.trie).sum() / titles
-        return torch.nn.functional.cross_entropy(logits.float(), batch.tokens[order, 1:][supervised])
+            # Only supervised positions go through the head, by far the widest layer.
+            states = self.backbone.hidden_states(batch)[:, :-1][supervised]
+            total = self.backbone.sum_over_logits(lambda logits, rows: loss(logits, taken[rows]), states)
+        return total / count
+
+    def training_lengths(self, dataset) -> Tensor:
+        """``[N]`` tokens of each training sample's row, but for what ``max_prompt_tokens`` cuts: a key to sort by."""
+        sequences, row = dataset.sequences, dataset.inter_feat[TARGET_ROW]
+        before = torch.nn.functional.pad(self.index.lengths[sequences.item].cumsum(0), (1, 0))
+        begin = torch.maximum(sequences.start[row], row - self.max_seq_length)
+        if self.config["layout"] != "shared_prefix":
+            return before[row + 1] - before[begin]
+        suffix = int(self.prompts.length[self.prompts.suffix])
+        return before[row] - before[begin] + before[row + 1] - before[begin + 1] + suffix * (row - begin)
+
+    def training_flops(self, work: Work) -> float:
+        """FLOPs of that work (see evaluation/cost.py)."""
+        return language_model_flops(self.backbone, work)
+
+    def _supervised(self, batch: Batch, longest: int) -> Tensor:
+        """``[B, T]`` bool, the tokens to learn; the first of a row never is one, as nothing stands before it."""
+        if self.config["train_on_prompt"]:
+            return batch.mask
+        # After the history come pairs of suffix and title, one pair a target.
+        title = (batch.segment > longest) & ((batch.segment - longest) % 2 == 0)
+        if self.config["layout"] == "continuation":
+            title |= (batch.segment >= 1) & (batch.segment <= longest)
+        return title & batch.mask
+
+    def _catalogue_loss(self, logits: Tensor, node: Tensor) -> Tensor:
+        return -step_log_probs(logits, node, self.trie).sum()
+
+    def _vocabulary_loss(self, logits: Tensor, token: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits.float(), token, reduction="sum")
