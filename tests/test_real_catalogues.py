@@ -50,8 +50,8 @@ def test_every_item_is_reached_by_its_own_spelling_and_by_no_other(name, read, i
     for depth in range(int(index.lengths.max())):  # from the root along each spelling, all items at once
         alive = depth < index.lengths[1:]
         token = index.tokens[(offsets + depth).clamp(max=len(index.tokens) - 1)]
-        node = torch.where(alive, child(trie, node, token), node)
-        assert (node[alive] > 0).all()
+        node = torch.where(alive & (trie.depth[node] == depth), child(trie, node, token), node)
+        assert (node[alive] > 0).all() and torch.equal(trie.token_at(node[alive], depth), token[alive])
     assert trie.is_leaf(node).all() and (trie.high[node] - trie.low[node] == 1).all()
     assert torch.equal(trie.item[trie.low[node].long()].long(), everything)
     assert len(np.unique(node.numpy())) == items

@@ -109,7 +109,7 @@ class Tree:
             tokens: ``[B, Q]``.
             node: ``[B, Q]`` trie node whose edge the token is on.
             depth: ``[B, Q]`` place in the answer, from 0.
-            real: ``[B, Q]`` bool; padding sees the prompt and itself, and nothing sees it.
+            real: ``[B, Q]`` bool; nothing sees padding.
         Returns:
             ``[B, Q, d]`` hidden states.
         """

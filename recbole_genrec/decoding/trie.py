@@ -151,7 +151,7 @@ class Trie:
         return self.first[nodes] == self.first[nodes + 1]
 
     def token_at(self, nodes: Tensor, place: Tensor | int) -> Tensor:
-        """Token at ``place`` (from 0) of the path to each node; int64, the shape of ``nodes``."""
+        """Token at ``place`` (from 0, on the path to the node) for each node; int64, the shape of ``nodes``."""
         return self.tokens[self.start[self.low[nodes]] + place].long()
 
     def paths(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
