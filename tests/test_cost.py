@@ -59,6 +59,13 @@ def test_work_is_what_stands_in_the_batch(dataset, layout, objective):
         assert work.supervised <= int((batch.node > 0).sum())
 
 
+def test_titles_of_the_prompt_are_no_targets(dataset):
+    model, data = make(dataset, layout="per_target", objective="vocabulary", train_on_prompt=True)
+    model.calculate_loss(data.parts[0][torch.arange(10)])
+    work = model.work.numbers()
+    assert work.targets == 10 and work.supervised == work.tokens - 10  # all but the first token of each row
+
+
 @pytest.mark.parametrize("lora", [False, True])
 def test_flops_are_those_that_torch_counts(dataset, tmp_path, monkeypatch, lora):
     """One row at a time, so without padding; torch counts the whole square of attention, we what is seen of it."""
