@@ -67,15 +67,18 @@ class GenRec(GenerativeRecommender):
         history = interaction[self.ITEM_SEQ]
         lay_out = self.prompts.branched if self.config["layout"] == "shared_prefix" else self.prompts
         batch = lay_out(history, interaction[self.ITEM_ID], random_instruction=True)
-        supervised = self._supervised(batch, history.size(1))[:, 1:]
+        titles = self._titles(batch, history.size(1))[:, 1:]  # the first token is never learnt: nothing is before it
+        supervised = batch.mask[:, 1:] if self.config["train_on_prompt"] else titles
         node = batch.node[:, 1:]
-        titles = (supervised & (node > 0) & self.trie.is_leaf(node)).sum()
+        leaf = (node > 0) & self.trie.is_leaf(node)  # one a title
         if self.config["objective"] == "catalogue":
-            supervised &= node > 0  # a forced token has probability 1: no loss, no work
-            taken, loss, count = node[supervised], self._catalogue_loss, titles
+            count, loss = (supervised & leaf).sum(), self._catalogue_loss
+            supervised = supervised & (node > 0)  # a forced token has probability 1: no loss, no work
+            taken = node[supervised]
         else:
             taken, loss, count = batch.tokens[:, 1:][supervised], self._vocabulary_loss, supervised.sum()
-        self.work = Work(titles, count, batch.lengths.sum(), batch.tokens.numel(), len(taken), batch.pairs)
+        self.work = Work((titles & leaf).sum(), count, batch.lengths.sum(), batch.tokens.numel(), len(taken),
+                         batch.pairs)
         with self.autocast():
             # Only supervised positions go through the head, by far the widest layer.
             states = self.backbone.hidden_states(batch)[:, :-1][supervised]
@@ -96,15 +99,13 @@ class GenRec(GenerativeRecommender):
         """FLOPs of that work (see evaluation/cost.py)."""
         return language_model_flops(self.backbone, work)
 
-    def _supervised(self, batch: Batch, longest: int) -> Tensor:
-        """``[B, T]`` bool, the tokens to learn; the first of a row never is one, as nothing stands before it."""
-        if self.config["train_on_prompt"]:
-            return batch.mask
+    def _titles(self, batch: Batch, longest: int) -> Tensor:
+        """``[B, T]`` bool, the tokens of the titles to predict."""
         # After the history come pairs of suffix and title, one pair a target.
-        title = (batch.segment > longest) & ((batch.segment - longest) % 2 == 0)
+        titles = (batch.segment > longest) & ((batch.segment - longest) % 2 == 0)
         if self.config["layout"] == "continuation":
-            title |= (batch.segment >= 1) & (batch.segment <= longest)
-        return title & batch.mask
+            titles |= (batch.segment >= 1) & (batch.segment <= longest)
+        return titles & batch.mask
 
     def _catalogue_loss(self, logits: Tensor, node: Tensor) -> Tensor:
         return -step_log_probs(logits, node, self.trie).sum()
