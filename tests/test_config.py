@@ -121,7 +121,7 @@ def test_value_out_of_range(capsys, tmp_path, setting):
 
 
 @pytest.mark.parametrize("setting, said", [
-    ("layout=per-target", "'per_target'"), ("decode=greedy", "beam, exact"), ("norm=0", "full, trie"),
+    ("layout=per-target", "'per_target'"), ("decode=greedy", "exact_topk, exact_all"), ("norm=0", "full, trie"),
     ("learner=adamx", "adamw"), ("mask_history=maybe", "true, false"), ("precision=fp16", "fp32, bf16"),
     ("metrics=[Hitt]", "'Hitt'"), ("eval_args={mode: uniX}", "'X'"),  # by RecBole
 ])
@@ -131,7 +131,7 @@ def test_value_not_among_the_choices(capsys, setting, said):
 
 
 def test_fewer_beams_than_topk(capsys):
-    line = refused(capsys, "--model=GenRec", "--dataset=ml-100k", "--num_beams=10")
+    line = refused(capsys, "--model=GenRec", "--dataset=ml-100k", "--decode=beam", "--num_beams=10")
     assert "num_beams=10" in line and "20" in line
 
 

@@ -13,8 +13,8 @@ class GrowingLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-            self._room = [self.keys, self.values]
+            self.keys, self.values = self._room = [key_states.contiguous(), value_states.contiguous()]
+            return self.keys, self.values
         begin = self.keys.size(2)
         end = begin + key_states.size(2)
         if end > self._room[0].size(2):

@@ -56,18 +56,27 @@ class T5State:
         self.logits, self.logits_at = backbone.logits, backbone.logits_at
         core = backbone.model
         mask = prompts.mask
-        self.encoded = torch.zeros(*mask.shape, core.config.d_model, device=mask.device)
+        self.encoded = torch.zeros(*mask.shape, core.config.d_model, dtype=core.dtype, device=mask.device)
         for rows in prompts.groups_of_tokens(TOKENS_PER_PASS):
-            part = prompts.rows(rows)
-            states = core.get_encoder()(input_ids=part.tokens, attention_mask=part.mask.long()).last_hidden_state
-            self.encoded = self.encoded.to(states.dtype)
-            self.encoded[rows, :states.size(1)] = states
+            states = self._encode(prompts.rows(rows))
+            self.encoded[rows, :states.size(1)] = states.to(core.dtype)
         self.mask = additive(mask, self.encoded.dtype)[:, None, None]
         self.cache = EncoderDecoderCache(growing_cache(), growing_cache())
         self.depth = torch.zeros(len(mask), 0, dtype=torch.int64, device=mask.device)
         begin = torch.full((len(mask), 1), core.config.decoder_start_token_id, device=mask.device)
         self.hidden = self._run(begin, torch.ones_like(begin, dtype=torch.bool).unsqueeze(1),
                                 torch.zeros_like(begin))[:, 0]
+
+    def _encode(self, prompts: Batch) -> Tensor:
+        """The encoder, with mask and bias added up once and not in every layer."""
+        encoder = self.backbone.model.get_encoder()
+        hidden = encoder.embed_tokens(prompts.tokens)
+        width = prompts.tokens.size(1)
+        bias = encoder.block[0].layer[0].SelfAttention.compute_bias(width, width).to(hidden.dtype)
+        bias = bias + additive(prompts.mask, hidden.dtype)[:, None, None]
+        for block in encoder.block:
+            hidden = block(hidden, position_bias=bias)[0]
+        return encoder.final_layer_norm(hidden)
 
     def push(self, tokens: Tensor, visible: Tensor, depth: Tensor) -> Tensor:
         users, width = tokens.shape
