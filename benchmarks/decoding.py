@@ -128,7 +128,7 @@ def compare(name: str, backbone, core, model: GenRec, batches: list[Batch], call
 
     @torch.no_grad()
     def ours(search, prompts=users) -> Ranking:
-        return in_batches(prompts, BEAMS, BATCH, lambda rows: search(backbone.start(prompts.rows(rows))))
+        return in_batches(prompts.lengths, BEAMS, BATCH, lambda rows: search(backbone.start(prompts.rows(rows))))
 
     mask = VectorisedMask(callback, len(model.tokenizer))
     searches = {"beam": lambda state: beam_search(state, trie, BEAMS, BEAMS, "full"),
@@ -193,7 +193,7 @@ def counters(name: str, backbone, trie: Trie, users: Batch, truth: Ranking) -> d
         state = Counted(backbone.start(rows))
         return search(state), state
 
-    groups = users.groups(BATCH)
+    groups = users.lengths.argsort().split(BATCH)
     for key, search in {"beam_full": lambda state: beam_search(state, trie, BEAMS, BEAMS, "full"),
                         "beam_trie": lambda state: beam_search(state, trie, BEAMS, BEAMS, "trie"),
                         "exact_trie": lambda state: best_first(state, trie, BEAMS, "trie")}.items():
@@ -201,7 +201,7 @@ def counters(name: str, backbone, trie: Trie, users: Batch, truth: Ranking) -> d
         numbers[f"decoding.{name}.{key}_tokens_a_user"] = sum(s.tokens for s in states) / len(users.tokens)
         numbers[f"decoding.{name}.{key}_passes"] = sum(s.passes for s in states) / len(states)
 
-    beam = in_batches(users, 10, BATCH, lambda rows: run(
+    beam = in_batches(users.lengths, 10, BATCH, lambda rows: run(
         lambda state: beam_search(state, trie, 10, BEAMS, "trie"), users.rows(rows))[0])
     numbers[f"decoding.{name}.recall_of_beam_trie"] = recall(beam.items, truth.items[:, :10])
     few = users.rows(torch.arange(min(8, len(users.tokens))))
@@ -245,7 +245,7 @@ def growth(model: GenRec, backbones: dict, batches: list[Batch]) -> dict:
             for _ in range(3):
                 for items, trie in tries.items():
                     _, passed = seconds(lambda: in_batches(
-                        users, BEAMS, BATCH, lambda rows: search(backbone.start(users.rows(rows)), trie)))
+                        users.lengths, BEAMS, BATCH, lambda rows: search(backbone.start(users.rows(rows)), trie)))
                     took[items].append(passed)
             small, big = (statistics.median(values) for values in took.values())
             numbers[f"decoding.{name}.{key}_growth_12k_to_1m"] = big / small

@@ -98,10 +98,6 @@ class Batch:
                 begin = end
         return [*groups, order[begin:]]
 
-    def groups(self, size: int) -> list[Tensor]:
-        """Row numbers in groups of at most ``size``, rows of like length together: less padding, less work."""
-        return list(self.lengths.argsort(stable=True).split(size))
-
 
 @dataclass
 class BranchedBatch(Batch):

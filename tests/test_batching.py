@@ -28,7 +28,7 @@ def decode(rows: torch.Tensor):
 @pytest.mark.parametrize("size", [1, 4, 13, 100])
 def test_lists_do_not_depend_on_the_size(size):
     whole = decode(torch.arange(13))
-    found = in_batches(batch_of(PROMPTS), 5, size, decode)
+    found = in_batches(batch_of(PROMPTS).lengths, 5, size, decode)
     assert found.items.tolist() == whole.items.tolist()
     torch.testing.assert_close(found.scores, whole.scores, atol=1e-5, rtol=0)
 
@@ -45,7 +45,7 @@ def test_out_of_memory_halves_the_users_and_loses_none(error, caplog):
         return decode(rows)
 
     with caplog.at_level(logging.WARNING, logger="recbole_genrec"):
-        found = in_batches(batch_of(PROMPTS), 5, 13, short_of_memory)
+        found = in_batches(batch_of(PROMPTS).lengths, 5, 13, short_of_memory)
     assert found.items.tolist() == decode(torch.arange(13)).items.tolist()
     assert tried == [13, 1, 6, 3, 3, 3, 3]
     assert [record.getMessage() for record in caplog.records] == [
@@ -60,17 +60,17 @@ def test_other_errors_and_too_little_memory_for_one_user_are_raised():
         return work
 
     with pytest.raises(RuntimeError, match="shapes"):
-        in_batches(batch_of(PROMPTS), 5, 4, fail("shapes do not match"))
+        in_batches(batch_of(PROMPTS).lengths, 5, 4, fail("shapes do not match"))
     with pytest.raises(RuntimeError, match="not enough memory"):
-        in_batches(batch_of(PROMPTS), 5, 4, fail("not enough memory: you tried to allocate 9 bytes"))
+        in_batches(batch_of(PROMPTS).lengths, 5, 4, fail("not enough memory: you tried to allocate 9 bytes"))
 
 
 def test_as_many_users_as_memory_holds(monkeypatch):
-    prompts = batch_of(PROMPTS)
-    assert users_that_fit(1, prompts) == batching.MOST_USERS["cpu"]
-    assert users_that_fit(1 << 50, prompts) == 1
+    cpu = torch.device("cpu")
+    assert users_that_fit(1, 30, cpu) == batching.MOST_USERS["cpu"]
+    assert users_that_fit(1 << 50, 30, cpu) == 1
     monkeypatch.setattr(batching, "MOST_USERS", {"cpu": 10**9})
-    assert users_that_fit(2048, prompts) >= 2 * users_that_fit(8192, prompts) > 2
+    assert users_that_fit(2048, 30, cpu) >= 2 * users_that_fit(8192, 30, cpu) > 2
 
 
 # ------------------------------------------------------------------------------------------- single logits
@@ -89,7 +89,7 @@ def test_single_logits_are_those_of_the_whole_head(case, bias, one_by_one, chunk
     torch.manual_seed(rows)
     head = nn.Linear(16, 40, bias=bias).to(dtype)
     hidden = torch.randn(rows, 16).to(dtype)
-    row, token = torch.tensor(pairs).T
+    row, token = torch.tensor(pairs).T.contiguous()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(head_module, "ONE_BY_ONE", one_by_one)
         patch.setattr(head_module, "CHUNK", chunk)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.decoding.tree import Ranking
-from recbole_genrec.prompt import Batch
 
 #: Users that go together at most. More do not pay: on a CPU the caches are full, on a GPU the arithmetic units.
 MOST_USERS = {"cpu": 32, "cuda": 128}
@@ -22,32 +21,32 @@ SHARE = 0.5
 log = logging.getLogger("recbole_genrec")
 
 
-def users_that_fit(bytes_per_token: int, prompts: Batch) -> int:
+def users_that_fit(bytes_per_token: int, longest: int, device: torch.device) -> int:
     """Users whose keys and values, and as much again for what is computed from them, fit into the free memory.
 
     Args:
         bytes_per_token: of the backbone's keys and values.
-        prompts: of all users.
+        longest: tokens of the longest prompt.
+        device: where they are to fit.
     """
-    device = prompts.tokens.device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    each = 2 * bytes_per_token * (prompts.tokens.size(1) + TREE_TOKENS)
+    each = 2 * bytes_per_token * (longest + TREE_TOKENS)
     return max(1, min(MOST_USERS.get(device.type, 32), int(SHARE * free) // each))
 
 
-def in_batches(prompts: Batch, k: int, size: int, decode: Callable[[Tensor], Ranking]) -> Ranking:
+def in_batches(lengths: Tensor, k: int, size: int, decode: Callable[[Tensor], Ranking]) -> Ranking:
     """Decode users of like length together. The lists do not depend on who is decoded with whom.
 
     Args:
-        prompts: of ``B`` users.
+        lengths: ``[B]`` tokens of each user's prompt.
         k: length of the lists.
         size: users at a time. Halved, with a warning, when memory runs out.
         decode: row numbers -> their lists.
     Raises:
         torch.OutOfMemoryError, RuntimeError: not even one user fits.
     """
-    ranking = Ranking.empty(len(prompts.tokens), k, prompts.tokens.device)
-    todo = prompts.groups(size)
+    ranking = Ranking.empty(len(lengths), k, lengths.device)
+    todo = list(lengths.argsort(stable=True).split(size))
     while todo:
         rows = todo.pop()  # the longest first: if memory is short, it shows at once
         try:
@@ -57,7 +56,7 @@ def in_batches(prompts: Batch, k: int, size: int, decode: Callable[[Tensor], Ran
             if len(rows) == 1 or not out_of_memory(error):
                 raise
         # Outside of the handler: the error holds on to all tensors of the failed attempt.
-        if prompts.tokens.is_cuda:
+        if lengths.is_cuda:
             torch.cuda.empty_cache()
         half = len(rows) // 2
         log.warning("warning: out of memory while decoding %d users at a time; going on with %d", len(rows), half)

@@ -38,7 +38,7 @@ class DecodingState(Protocol):
         """``[..., d]`` -> ``[..., V]`` over the whole vocabulary."""
 
     def logits_at(self, hidden: Tensor, row: Tensor, token: Tensor) -> Tensor:
-        """``[R, d]`` states -> ``[M]``: the logit of ``token[m]`` after state ``row[m]``; by row, then token, ascending."""
+        """``[R, d]`` -> ``[M]``: the logit of ``token[m]`` after state ``row[m]``; ascending by row, then by token."""
 
     def select(self, rows: Tensor) -> None:
         """Go on with these users only."""

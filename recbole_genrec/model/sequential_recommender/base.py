@@ -105,8 +105,9 @@ class GenerativeRecommender(SequentialRecommender):
         """The best ``k`` items of each row; items in the row's ``HISTORY`` column, where it has one, are left out."""
         banned = interaction[HISTORY] if HISTORY in interaction else None
         prompts = self.prompt_of(interaction)
-        ranking = in_batches(prompts, k, users_that_fit(self.backbone.bytes_per_token, prompts),
-                             lambda rows: self._decode(prompts.rows(rows), k, None if banned is None else banned[rows]))
+        ranking = in_batches(
+            prompts.lengths, k, users_that_fit(self.backbone.bytes_per_token, prompts.tokens.size(1), self.device),
+            lambda rows: self._decode(prompts.rows(rows), k, None if banned is None else banned[rows]))
         self.lists += len(ranking.exact)
         self.exact_lists += int(ranking.exact.sum())
         return ranking
