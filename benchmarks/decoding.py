@@ -262,7 +262,8 @@ def main() -> int:
     users = min(options.users, 64) if options.quick else options.users
 
     settings = {"data_path": options.data_path, "objective": "vocabulary", "norm": "full", "precision": "fp32",
-                "num_beams": BEAMS, "eval_batch_size": BATCH, "gpu_id": "", "show_progress": False}
+                "num_beams": BEAMS, "train_batch_size": 16, "eval_batch_size": BATCH, "gpu_id": "",
+                "show_progress": False}
     config = Config("GenRec", "amazon-toys", config_dict=settings)
     if not atomic_file(config, "inter").is_file():
         print(f"no amazon-toys in {options.data_path}: using ml-100k, which ships with RecBole")
