@@ -179,6 +179,18 @@ def test_a_budget_ends_each_user_alone(norm):
         same(alone.scores[0], together.scores[row])
 
 
+@pytest.mark.parametrize("norm", ["full", "trie"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_changes_no_more_than_its_rounding(kind, norm):
+    model, trie, prompts = tiny_model(kind), trie_of(random_spellings(300)), random_prompts(6)
+    truth = exact_top_k(start(model, prompts), trie, 10, norm)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = best_first(start(model, prompts), trie, 10, norm)
+    assert found.exact.all() and found.scores.dtype == torch.float32
+    torch.testing.assert_close(found.scores, truth.scores, atol=0.5, rtol=0)
+    assert (found.items.unsqueeze(2) == truth.items.unsqueeze(1)).any(2).float().mean() > 0.9
+
+
 # --------------------------------------------------------------------------------------------- what it costs
 
 class Counted:
