@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from recbole_genrec.decoding.best_first import best_first
 from recbole_genrec.decoding.exact import exact_top_k
 from recbole_genrec.decoding.tree import Ranking
 from recbole_genrec.decoding.trie import Trie
+from recbole_genrec.evaluation.cost import processor
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
 from recbole_genrec.prompt import Batch
 from recbole_genrec.validation import atomic_file
@@ -284,7 +284,7 @@ def main() -> int:
         "decoding.batch": BATCH, "decoding.longest_title": int(model.index.lengths.max()),
         "decoding.prompt_tokens": statistics.mean(float(b.lengths.float().mean()) for b in batches),
         "decoding.vocabulary": len(model.tokenizer), "decoding.threads": torch.get_num_threads(),
-        "decoding.machine": platform.processor() or platform.machine(), "decoding.torch": torch.__version__,
+        "decoding.processor": processor(), "decoding.torch": torch.__version__,
     }
     numbers = {key: round(value, 4) if isinstance(value, float) else value for key, value in numbers.items()}
     print("\n".join(f"{key:52} {value}" for key, value in numbers.items()))

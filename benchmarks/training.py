@@ -12,9 +12,7 @@ others, and medians are compared. The LoRA runs are processes of their own, so t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -33,7 +31,7 @@ from recbole_genrec.backbone.head import sum_in_pieces
 from recbole_genrec.backbone.loading import compute_dtype
 from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
-from recbole_genrec.evaluation.cost import Peak, Work
+from recbole_genrec.evaluation.cost import Peak, Work, processor
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
 from recbole_genrec.validation import atomic_file
 
@@ -305,15 +303,6 @@ def bf16(options: argparse.Namespace, data: Data) -> dict[str, float | str | Non
         side.run(16, 1)
         speed[precision] = side.run(16, options.seconds)[1]
     return {"training.bf16_vs_fp32": speed["auto"] / speed["fp32"]}
-
-
-def processor() -> str:
-    """Its name, as the system gives it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> int:

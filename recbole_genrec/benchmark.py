@@ -29,7 +29,7 @@ from recbole_genrec.data.fingerprint import data_fingerprint, split_fingerprint
 from recbole_genrec.data.leakage import find_leaks
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.cost import Peak
+from recbole_genrec.evaluation.cost import Peak, processor
 from recbole_genrec.evaluation.validity import free_generation
 from recbole_genrec.records import write_record
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer
@@ -246,4 +246,4 @@ def _versions() -> dict[str, str]:
 
 def _machine(config: Config) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if config["device"].type == "cuda" else None
-    return {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
+    return {"processor": processor(), "threads": torch.get_num_threads(), "gpu": gpu}

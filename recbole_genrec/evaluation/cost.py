@@ -20,6 +20,7 @@ counted. They are estimated:
 from __future__ import annotations
 
 import contextlib
+import platform
 import resource
 import sys
 from dataclasses import dataclass, fields
@@ -115,3 +116,12 @@ def training_cost(seconds: float, work: Work, flops: float | None) -> dict[str, 
             "tokens_per_second": rate(work.tokens),
             "padding_share": round(1 - work.tokens / work.places, 4) if work.places else None,
             "flops_per_target": None if flops is None else float(f"{flops:.4g}")}
+
+
+def processor() -> str:
+    """Name of the processor, as the system gives it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
