@@ -88,8 +88,11 @@ class Batch:
         parts = (getattr(self, field.name) for field in fields(self))
         return type(self)(*(t[rows, :width] if t.dim() == 2 else lengths for t in parts))
 
-    def groups_of_tokens(self, tokens: int) -> list[Tensor]:
-        """Row numbers in groups of like length that hold at most ``tokens`` tokens with their padding, or one row."""
+    def groups(self, tokens: int = 2048) -> list[Tensor]:
+        """Row numbers in groups of like length that hold at most ``tokens`` tokens with their padding, or one row.
+
+        On a CPU groups of about 2,048 tokens go through a model fastest; on a GPU nothing was measured.
+        """
         order = self.lengths.argsort(stable=True)
         groups, begin = [], 0
         for end, length in enumerate(self.lengths[order].tolist()):

@@ -14,9 +14,6 @@ from recbole_genrec.backbone.head import pick, sum_in_pieces
 from recbole_genrec.errors import UserError
 from recbole_genrec.prompt import Batch, BranchedBatch
 
-#: Tokens of prompts, padding included, that go through the backbone together.
-TOKENS_PER_PASS = 2048
-
 
 class CausalBackbone(nn.Module):
     """Any ``AutoModelForCausalLM``, plain or with peft's LoRA injected.
@@ -139,7 +136,7 @@ class CausalState:
         self.mask, self.lengths = prompts.mask, prompts.lengths
         self.cache = growing_cache()
         hidden = []
-        groups = prompts.groups_of_tokens(TOKENS_PER_PASS)
+        groups = prompts.groups()
         for rows in groups:
             part, cache = prompts.rows(rows), growing_cache()
             states = backbone.core.base_model(input_ids=part.tokens, attention_mask=part.mask.long(),

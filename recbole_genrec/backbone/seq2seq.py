@@ -10,9 +10,6 @@ from recbole_genrec.backbone.cache import additive, growing_cache
 from recbole_genrec.backbone.head import pick
 from recbole_genrec.prompt import Batch
 
-#: Tokens of prompts, padding included, that go through the encoder together.
-TOKENS_PER_PASS = 2048
-
 
 class Seq2SeqBackbone(nn.Module):
     """T5, or a model built of its blocks.
@@ -57,7 +54,7 @@ class T5State:
         core = backbone.model
         mask = prompts.mask
         self.encoded = torch.zeros(*mask.shape, core.config.d_model, dtype=core.dtype, device=mask.device)
-        for rows in prompts.groups_of_tokens(TOKENS_PER_PASS):
+        for rows in prompts.groups():
             states = self._encode(prompts.rows(rows))
             self.encoded[rows, :states.size(1)] = states.to(core.dtype)
         self.mask = additive(mask, self.encoded.dtype)[:, None, None]
