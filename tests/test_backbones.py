@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import batch_of, random_prompts, tiny_model
 from data_helpers import config_of, random_interactions, write_dataset
+from transformers import MistralConfig, MistralForCausalLM
 
 from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.loading import compute_dtype, load_backbone
@@ -244,6 +245,21 @@ def test_scores_are_log_probabilities_of_the_decoded_items(folders, dataset, kin
     best = exact.argmax(1)
     test.interaction[model.ITEM_ID] = best
     torch.testing.assert_close(model.predict(test), exact.max(1).values, atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_shorter_than_the_prompts_is_refused(dataset, tmp_path):
+    """Sliding windows are not known to masks of our own: scores would be wrong without an error."""
+    tokenizer = train_tokenizer([*TITLES, "\n"], 400)
+    tokenizer.save_pretrained(tmp_path)
+    MistralForCausalLM(MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=64)).save_pretrained(tmp_path)
+    settings = {"llm": str(tmp_path), "gpu_id": ""}
+    with pytest.raises(UserError, match="looks back 64 tokens"):
+        config = config_of(dataset, "GenRec", max_prompt_tokens=100, **settings)
+        GenRec(config, Data.load(config).parts[0])
+    config = config_of(dataset, "GenRec", max_prompt_tokens=40, **settings)
+    assert GenRec(config, Data.load(config).parts[0]).prompts.max_tokens < 64
 
 
 def test_genrec_refuses_an_encoder_decoder(dataset):

@@ -65,6 +65,10 @@ def test_other_errors_and_too_little_memory_for_one_user_are_raised():
         in_batches(batch_of(PROMPTS).lengths, 5, 4, fail("not enough memory: you tried to allocate 9 bytes"))
 
 
+def test_nobody_gets_nothing():
+    assert in_batches(torch.zeros(0, dtype=torch.int64), 5, 4, decode).items.shape == (0, 5)
+
+
 def test_as_many_users_as_memory_holds(monkeypatch):
     cpu = torch.device("cpu")
     assert users_that_fit(1, 30, cpu) == batching.MOST_USERS["cpu"]

@@ -285,6 +285,49 @@ def test_everything_banned_gives_an_empty_list(norm):
         assert (ranking.scores == NEVER).tolist() == [[True] * 3, [False, True, True]]
 
 
+@pytest.mark.parametrize("norm", ["full", "trie"])
+def test_banned_ids_that_no_item_has_change_nothing(norm):
+    model, trie, prompts = tiny_model("llama"), trie_of(random_spellings(30)), random_prompts(2)
+    banned = torch.tensor([[99, 31], [0, 10**6]])
+    for search in (lambda state, banned: beam_search(state, trie, 5, 30, norm, banned),
+                   lambda state, banned: best_first(state, trie, 5, norm, banned),
+                   lambda state, banned: exact_top_k(state, trie, 5, norm, banned)):
+        assert search(start(model, prompts), banned).items.tolist() == search(start(model, prompts), None).items.tolist()
+
+
+# --------------------------------------------------------------------------------------------- what is refused
+
+@pytest.mark.parametrize("norm", ["full", "trie"])
+def test_no_list_is_made_of_nan(norm):
+    """A diverged model must not end as an empty list that is proven exact."""
+    model, trie = tiny_model("llama"), trie_of(random_spellings(30))
+    torch.nn.init.constant_(model.lm_head.weight, torch.nan)
+    for search in (lambda state: beam_search(state, trie, 5, 30, norm), lambda state: best_first(state, trie, 5, norm),
+                   lambda state: exact_top_k(state, trie, 5, norm)):
+        with pytest.raises(FloatingPointError, match="NaN"):
+            search(start(model, random_prompts(2)))
+
+
+def test_equal_scores_give_distinct_items():
+    model, trie = tiny_model("llama"), trie_of(random_spellings(60))
+    torch.nn.init.zeros_(model.lm_head.weight)
+    truth = exact_top_k(start(model, random_prompts(3)), trie, 10, "trie")
+    found = best_first(start(model, random_prompts(3)), trie, 10, "trie")
+    same(found.scores, truth.scores)
+    assert all(len(set(row)) == 10 for row in found.items.tolist())
+
+
+def test_arguments_that_cannot_be():
+    model, trie = tiny_model("llama"), trie_of(random_spellings(30))
+    with pytest.raises(ValueError, match="5 beams"):
+        beam_search(start(model, random_prompts(2)), trie, 10, 5)
+    with pytest.raises(ValueError, match="Full"):
+        best_first(start(model, random_prompts(2)), trie, 5, "Full")
+    for items in ([1, 31], [0, 2], [-1, 2]):
+        with pytest.raises(ValueError, match="not in the trie"):
+            score_items(start(model, random_prompts(2)), trie, torch.tensor(items))
+
+
 # --------------------------------------------------------------------------------------------- shapes of lists
 
 @pytest.mark.parametrize("count, width, k", [(500, 20, 20), (500, 10, 10), (500, 20, 5), (25, 20, 20)])

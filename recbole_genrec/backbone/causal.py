@@ -39,6 +39,12 @@ class CausalBackbone(nn.Module):
         return getattr(self.core.config, "max_position_embeddings", None)
 
     @property
+    def window(self) -> int | None:
+        """Tokens that sliding-window layers look back, or None; our own masks know no window."""
+        config = self.core.config
+        return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+
+    @property
     def bytes_per_token(self) -> int:
         """Bytes of a token's keys and values, at most."""
         config = self.core.config

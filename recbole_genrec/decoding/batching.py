@@ -46,7 +46,7 @@ def in_batches(lengths: Tensor, k: int, size: int, decode: Callable[[Tensor], Ra
         torch.OutOfMemoryError, RuntimeError: not even one user fits.
     """
     ranking = Ranking.empty(len(lengths), k, lengths.device)
-    todo = list(lengths.argsort(stable=True).split(size))
+    todo = list(lengths.argsort(stable=True).split(size)) if len(lengths) else []
     while todo:
         rows = todo.pop()  # the longest first: if memory is short, it shows at once
         try:

@@ -29,7 +29,11 @@ def beam_search(state: DecodingState, trie: Trie, k: int, width: int, norm: str 
         width: beams a user.
         norm: see :func:`recbole_genrec.decoding.tree.child_log_probs`.
         banned: ``[B, H]`` item ids that may not be recommended (0: none), or None.
+    Raises:
+        ValueError: lists longer than the beam is wide.
     """
+    if k > width:
+        raise ValueError(f"{width} beams cannot fill a list of {k}")
     users, device = len(state.hidden), state.hidden.device
     canonical = norm == "full"
     done, best = Ranking.empty(users, k, device), Ranking.empty(users, k, device)
@@ -85,8 +89,7 @@ def beam_search(state: DecodingState, trie: Trie, k: int, width: int, norm: str 
             hidden = tree.push(trie.token_at(node, step), node, torch.full_like(node, step), running).flatten(0, 1)
             last = torch.arange(node.numel(), device=device).view_as(node)
         else:
-            length = trie.depth[node] - trie.depth[trie.parent[node].clamp(min=0)]
-            hidden, last, _ = tree.push_edges(node, length.long() * running)
+            hidden, last, _ = tree.push_edges(node, trie.edge_length(node) * running)
         step += 1
     done.exact |= width >= trie.n_items
     return done

@@ -31,7 +31,7 @@ def best_first(state: DecodingState, trie: Trie, k: int, norm: str = "trie", ban
         norm: see :func:`recbole_genrec.decoding.tree.child_log_probs`. Under ``full`` the tail of a title costs
             probability too, bounds stay open for long, and the budget matters.
         banned: ``[B, H]`` item ids that may not be recommended (0: none), or None.
-        budget: tokens a user after which the search ends, proven or not; None for no end but the proof.
+        budget: tokens a user after which no further pass begins, proven or not; None for no end but the proof.
     """
     users, device = len(state.hidden), state.hidden.device
     done, best = Ranking.empty(users, k, device), Ranking.empty(users, k, device)
@@ -110,6 +110,6 @@ def best_first(state: DecodingState, trie: Trie, k: int, norm: str = "trie", ban
 
 def _length(trie: Trie, node: Tensor, norm: str) -> Tensor:
     """Tokens that must be pushed before a node's children are known, or its title's probability is; 0: it is."""
-    edge = (trie.depth[node] - trie.depth[trie.parent[node].clamp(min=0)]).long()
+    edge = trie.edge_length(node)
     # The last token of a title is followed by nothing; if forced, it is free under ``trie``, like all of the tail.
     return torch.where(trie.is_leaf(node), edge - 1 if norm == "full" else 0, edge)

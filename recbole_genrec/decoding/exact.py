@@ -29,10 +29,9 @@ def score_catalogue(state: DecodingState, trie: Trie, norm: str = "full") -> Ten
         ``[B, max item id + 1]`` float32; ``-inf`` for ids that are no item.
     """
     scores = torch.full((len(state.hidden), len(trie.rank)), NEVER, device=state.hidden.device)
-    edge = trie.depth[1:] - trie.depth[trie.parent[1:]]
-    pushed = torch.where(trie.is_leaf(torch.arange(1, len(trie), device=edge.device)),
-                         edge - 1 if norm == "full" else 0, edge)
-    pushed = torch.cat([pushed.new_zeros(1), pushed]).long()
+    node = torch.arange(len(trie), device=trie.item.device)
+    edge = trie.edge_length(node)
+    pushed = torch.where(trie.is_leaf(node), edge - 1 if norm == "full" else 0, edge)
     cost = torch.zeros(trie.n_items, dtype=torch.int64, device=edge.device).index_add_(0, trie.low.long(), pushed)
     cost = cost.cumsum(0) // TOKENS_PER_PASS
     ends = [0, *(cost[1:] != cost[:-1]).nonzero().add(1).flatten().tolist(), trie.n_items]
@@ -49,7 +48,7 @@ def exact_top_k(state: DecodingState, trie: Trie, k: int, norm: str = "full", ba
     """
     scores = score_catalogue(state, trie, norm)
     if banned is not None:
-        scores = scores.scatter(1, banned, NEVER)
+        scores = scores.scatter(1, torch.where(banned < scores.size(1), banned, 0), NEVER)  # 0 is no item
     scores = torch.nn.functional.pad(scores, (0, max(0, k - scores.size(1))), value=NEVER)
     best, items = scores.topk(k, dim=1)
     return Ranking(items.masked_fill(best == NEVER, 0), best, torch.ones_like(best[:, 0], dtype=torch.bool))

@@ -157,9 +157,25 @@ def child_log_probs(state: DecodingState, hidden: Tensor, fan: Fan, token: Tenso
             children alone, so that the probabilities of all items add up to one and forced tokens are free.
     Returns:
         ``[M]`` float32.
+    Raises:
+        ValueError: another normaliser.
+        FloatingPointError: the model's logits are NaN.
     """
+    if norm not in ("full", "trie"):
+        raise ValueError(f"norm={norm!r} is neither full nor trie")
     picked = state.logits_at(hidden, fan.row, token).float()
-    return fan.log_softmax(picked) if norm == "trie" else picked - log_partition(state, hidden)[fan.row]
+    return _sane(fan.log_softmax(picked) if norm == "trie" else picked - log_partition(state, hidden)[fan.row])
+
+
+def _sane(log_probs: Tensor) -> Tensor:
+    """None above 0, as half-precision logits would give; searches rely on scores that only fall.
+
+    Raises:
+        FloatingPointError: NaN, which no list may be made of.
+    """
+    if log_probs.isnan().any():
+        raise FloatingPointError("the model's logits are not numbers (NaN), or all of a choice are infinite")
+    return log_probs.clamp(max=0)
 
 
 def log_partition(state: DecodingState, hidden: Tensor) -> Tensor:
@@ -181,5 +197,5 @@ def edge_log_probs(state: DecodingState, trie: Trie, hidden: Tensor, node: Tenso
     if len(rows):
         states, token = hidden[rows], trie.token_at(edge[rows], each.child[rows] + 1)
         step = state.logits_at(states, torch.arange(len(rows), device=rows.device), token).float()
-        total.index_add_(0, each.row[rows], step - log_partition(state, states))
+        total.index_add_(0, each.row[rows], _sane(step - log_partition(state, states)))
     return total

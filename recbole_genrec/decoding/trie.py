@@ -21,6 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
+_LARGEST = np.iinfo(np.int32).max
+
+
 class Fan(NamedTuple):
     """All children of some nodes, one after another.
 
@@ -89,11 +92,16 @@ class Trie:
             offsets: ``[N + 1]`` sequence ``i`` is ``flat[offsets[i]:offsets[i + 1]]``.
             items: ``[N]`` item id of each sequence, all different.
         Raises:
-            ValueError: no sequence, an empty one, two equal ones, or one that is a prefix of another.
+            ValueError: no sequence, an empty one, two equal ones, or one that is a prefix of another; item ids that are
+                not different whole numbers from 1; tokens beyond int32.
         """
-        offsets, items = np.asarray(offsets, dtype=np.int64), np.asarray(items)
-        if len(items) == 0 or np.diff(offsets).min() == 0:
-            raise ValueError("a trie needs at least one sequence, and none may be empty")
+        flat, offsets, items = np.asarray(flat), np.asarray(offsets, dtype=np.int64), np.asarray(items)
+        if len(items) == 0 or len(offsets) != len(items) + 1 or np.diff(offsets).min() == 0:
+            raise ValueError("a trie needs a sequence for each item, at least one, and none may be empty")
+        if items.min() < 1 or len(np.unique(items)) < len(items):
+            raise ValueError("each sequence needs an item id of its own, from 1")
+        if len(flat) > _LARGEST or flat.min() < 0 or flat.max() > _LARGEST:
+            raise ValueError("sequences must hold token ids from 0 to 2**31 - 1, and no more than that many")
         order = _sorted(flat, offsets)
         lengths = np.diff(offsets)[order]
         start = np.concatenate([[0], lengths.cumsum()])
@@ -150,6 +158,10 @@ class Trie:
         """Whether each node is a leaf; bool, the shape of ``nodes``."""
         return self.first[nodes] == self.first[nodes + 1]
 
+    def edge_length(self, nodes: Tensor) -> Tensor:
+        """Tokens on the edge into each node (root: 0); int64, the shape of ``nodes``."""
+        return (self.depth[nodes] - self.depth[self.parent[nodes].clamp(min=0)]).long()
+
     def token_at(self, nodes: Tensor, place: Tensor | int) -> Tensor:
         """Token at ``place`` (from 0, on the path to the node) for each node; int64, the shape of ``nodes``."""
         return self.tokens[self.start[self.low[nodes]] + place].long()
@@ -162,7 +174,12 @@ class Trie:
         Returns:
             ``[B, T]`` int64 tokens, 0 after the end; ``[B, T]`` int64 the node that a token chooses among its
             siblings, 0 where the token is forced (or padding); ``[B]`` lengths.
+        Raises:
+            ValueError: an id that is not in the trie.
         """
+        known = (items > 0) & (items < len(self.rank))
+        if not (known & (self.rank[items.clamp(0, len(self.rank) - 1)] >= 0)).all():
+            raise ValueError("an item is not in the trie")
         rank = self.rank[items]
         length = (self.start[rank + 1] - self.start[rank]).long()
         place = torch.arange(int(length.max()) if len(items) else 0, device=items.device)
@@ -195,7 +212,7 @@ class Trie:
         Args:
             items: ``[B, H]`` item ids, 0 where there is none (an id may stand there twice).
         """
-        ranks = self.rank[items.clamp(max=len(self.rank) - 1)].long()
+        ranks = self.rank[items.clamp(0, len(self.rank) - 1)].long()
         ranks = torch.where((items <= 0) | (items >= len(self.rank)) | (ranks < 0), self.n_items, ranks)
         ranks = ranks.sort(dim=1).values
         repeated = torch.zeros_like(ranks, dtype=torch.bool)

@@ -83,6 +83,12 @@ class GenerativeRecommender(SequentialRecommender):
                             f"only {embedded}")
         limit = self.backbone.max_positions
         longest = self.prompts.max_tokens + int(self.index.lengths.max())
+        window = self.backbone.window
+        if window is not None and longest > window:
+            raise UserError(
+                f"--llm={self.config['llm']} looks back {window} tokens in some of its layers, but a prompt of "
+                f"max_prompt_tokens={self.prompts.max_tokens} and the longest title need {longest}; lower "
+                "max_prompt_tokens")
         if limit is not None and longest > limit:
             raise UserError(
                 f"--llm={self.config['llm']} takes {limit} tokens, but a prompt of max_prompt_tokens="
