@@ -132,7 +132,8 @@ def test_sequences_that_no_trie_can_tell_apart_are_refused(sequences):
 
 @pytest.mark.parametrize("sequences, items, said", [
     ([[1], [2]], [3, 3], "item id of its own"), ([[1], [2]], [0, 1], "from 1"), ([[1], [2]], [-1, 1], "from 1"),
-    ([[1], [2]], [1, 2, 3], "for each item"), ([[2**31 + 5], [2]], [1, 2], "token ids"), ([[-1], [2]], [1, 2], "token ids"),
+    ([[1], [2]], [1, 2, 3], "for each item"), ([[2**31 + 5], [2]], [1, 2], "token ids"),
+    ([[-1], [2]], [1, 2], "token ids"),
 ])
 def test_ids_that_cannot_be_are_refused(sequences, items, said):
     with pytest.raises(ValueError, match=said):

@@ -111,9 +111,8 @@ class GenerativeRecommender(SequentialRecommender):
         """The best ``k`` items of each row; items in the row's ``HISTORY`` column, where it has one, are left out."""
         banned = interaction[HISTORY] if HISTORY in interaction else None
         prompts = self.prompt_of(interaction)
-        ranking = in_batches(
-            prompts.lengths, k, users_that_fit(self.backbone.bytes_per_token, prompts.tokens.size(1), self.device),
-            lambda rows: self._decode(prompts.rows(rows), k, None if banned is None else banned[rows]))
+        ranking = in_batches(prompts.lengths, k, self._users_at_a_time(prompts), lambda rows: self._decode(
+            prompts.rows(rows), k, None if banned is None else banned[rows]))
         self.lists += len(ranking.exact)
         self.exact_lists += int(ranking.exact.sum())
         return ranking
@@ -139,9 +138,16 @@ class GenerativeRecommender(SequentialRecommender):
     @torch.no_grad()
     def predict(self, interaction) -> Tensor:
         """``[B]`` log-probability of each row's item, by teacher forcing (no decoding, so never ``-inf``)."""
-        with self.autocast():
-            state = self.backbone.start(self.prompt_of(interaction))
-            return score_items(state, self.trie, interaction[self.ITEM_ID], self.config["norm"])
+        prompts, items = self.prompt_of(interaction), interaction[self.ITEM_ID]
+        scores = torch.empty(len(items), device=self.device)
+        for rows in prompts.lengths.argsort().split(self._users_at_a_time(prompts)):
+            with self.autocast():
+                state = self.backbone.start(prompts.rows(rows))
+                scores[rows] = score_items(state, self.trie, items[rows], self.config["norm"])
+        return scores
+
+    def _users_at_a_time(self, prompts: Batch) -> int:
+        return users_that_fit(self.backbone.bytes_per_token, prompts.tokens.size(1), self.device)
 
     # ------------------------------------------------------------------------------------------ saving, report
 
