@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.decoding.tree import (NEVER, DecodingState, Ranking, Tree, child_log_probs, edge_log_probs,
-                                          side_by_side)
+                                          side_by_side, tokens_to_push)
 from recbole_genrec.decoding.trie import Trie, ragged
 
 #: Tokens a user that one pass takes from the best open prefixes. More of them: fewer passes, more of them in vain.
@@ -56,7 +56,7 @@ def best_first(state: DecodingState, trie: Trie, k: int, norm: str = "trie", ban
                         for values, fill in ((total, NEVER), (fan.child, 0)))
         if banned is not None:
             total = total.masked_fill(trie.all_banned(child, banned), NEVER)
-        complete = _length(trie, child, norm) == 0
+        complete = tokens_to_push(trie, child, norm) == 0
         best.add(trie.item[trie.low[child]], total.masked_fill(~complete, NEVER))
 
         worst = best.scores[:, -1]
@@ -90,7 +90,7 @@ def best_first(state: DecodingState, trie: Trie, k: int, norm: str = "trie", ban
         # The best open prefixes, as many as the pass has room for, but one at the least.
         prior, place = score.topk(min(TOKENS_PER_PASS, score.size(1)), dim=1)
         taken = node.gather(1, place)
-        length = _length(trie, taken, norm) * (prior > NEVER)
+        length = tokens_to_push(trie, taken, norm) * (prior > NEVER)
         fits = length.cumsum(1) <= TOKENS_PER_PASS
         fits[:, 0] = True
         length = length * fits
@@ -106,10 +106,3 @@ def best_first(state: DecodingState, trie: Trie, k: int, norm: str = "trie", ban
         begin = trie.first[taken].long()
         fan = ragged(begin.flatten(), ((trie.first[taken + 1] - begin) * (length > 0)).flatten())
         ends = hidden[last.flatten()]
-
-
-def _length(trie: Trie, node: Tensor, norm: str) -> Tensor:
-    """Tokens that must be pushed before a node's children are known, or its title's probability is; 0: it is."""
-    edge = trie.edge_length(node)
-    # The last token of a title is followed by nothing; if forced, it is free under ``trie``, like all of the tail.
-    return torch.where(trie.is_leaf(node), edge - 1 if norm == "full" else 0, edge)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.decoding.tree import (NEVER, DecodingState, Ranking, child_log_probs, edge_log_probs,
-                                          log_partition)
+                                          log_partition, tokens_to_push)
 from recbole_genrec.decoding.trie import Trie, ragged
 
 #: Trie tokens that go through the backbone in one pass. Bounds the memory of a pass; the result does not depend on it.
@@ -30,9 +30,8 @@ def score_catalogue(state: DecodingState, trie: Trie, norm: str = "full") -> Ten
     """
     scores = torch.full((len(state.hidden), len(trie.rank)), NEVER, device=state.hidden.device)
     node = torch.arange(len(trie), device=trie.item.device)
-    edge = trie.edge_length(node)
-    pushed = torch.where(trie.is_leaf(node), edge - 1 if norm == "full" else 0, edge)
-    cost = torch.zeros(trie.n_items, dtype=torch.int64, device=edge.device).index_add_(0, trie.low.long(), pushed)
+    pushed = tokens_to_push(trie, node, norm)
+    cost = torch.zeros(trie.n_items, dtype=torch.int64, device=node.device).index_add_(0, trie.low.long(), pushed)
     cost = cost.cumsum(0) // TOKENS_PER_PASS
     ends = [0, *(cost[1:] != cost[:-1]).nonzero().add(1).flatten().tolist(), trie.n_items]
     for low, high in zip(ends[:-1], ends[1:]):
@@ -58,7 +57,7 @@ def _score_slice(state: DecodingState, trie: Trie, low: int, high: int, pushed: 
     """``[B, high - low]`` log-probabilities of neighbouring items; ``pushed`` tokens of each edge are needed."""
     users, device = len(state.hidden), state.hidden.device
     node = ((trie.low < high) & (trie.high > low)).nonzero().squeeze(1)  # breadth-first, the root at the front
-    each = ragged(trie.depth[trie.parent[node].clamp(min=0)].long(), pushed[node])
+    each = ragged(trie.edge_begin(node), pushed[node])
     edge, depth = node[each.row], each.child
     hidden = state.hidden.unsqueeze(1)
     if len(edge):

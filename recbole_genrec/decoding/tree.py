@@ -132,7 +132,7 @@ class Tree:
             each edge's last token (of a token before where ``length`` is 0); the tokens' edges and places in the
             answer, as ``row`` and ``child``.
         """
-        each = ragged(self.trie.depth[self.trie.parent[node]].long().flatten(), length.flatten())
+        each = ragged(self.trie.edge_begin(node).flatten(), length.flatten())
         edge, per_user = node.flatten()[each.row], length.sum(1)
         own = (self.trie.token_at(edge, each.child), edge, each.child)
         tokens, edge, depth = (side_by_side(part, per_user, 0) for part in own)
@@ -144,6 +144,13 @@ class Tree:
         """Go on with these users only."""
         self.state.select(rows)
         self.pushed = self.pushed[:, rows]
+
+
+def tokens_to_push(trie: Trie, node: Tensor, norm: str) -> Tensor:
+    """Tokens that must be pushed before a node's children are known, or its title's probability is; 0: it is."""
+    edge = trie.edge_length(node)
+    # The last token of a title is followed by nothing; if forced, it is free under ``trie``, like all of the tail.
+    return torch.where(trie.is_leaf(node), edge - 1 if norm == "full" else 0, edge)
 
 
 def child_log_probs(state: DecodingState, hidden: Tensor, fan: Fan, token: Tensor, norm: str) -> Tensor:

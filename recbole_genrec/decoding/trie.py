@@ -158,9 +158,13 @@ class Trie:
         """Whether each node is a leaf; bool, the shape of ``nodes``."""
         return self.first[nodes] == self.first[nodes + 1]
 
+    def edge_begin(self, nodes: Tensor) -> Tensor:
+        """Place of the first token on the edge into each node (root: 0); int64, the shape of ``nodes``."""
+        return self.depth[self.parent[nodes].clamp(min=0)].long()
+
     def edge_length(self, nodes: Tensor) -> Tensor:
         """Tokens on the edge into each node (root: 0); int64, the shape of ``nodes``."""
-        return (self.depth[nodes] - self.depth[self.parent[nodes].clamp(min=0)]).long()
+        return self.depth[nodes] - self.edge_begin(nodes)
 
     def token_at(self, nodes: Tensor, place: Tensor | int) -> Tensor:
         """Token at ``place`` (from 0, on the path to the node) for each node; int64, the shape of ``nodes``."""
@@ -204,7 +208,7 @@ class Trie:
             node = self.parent[node].long()
             row, node = row[node > 0], node[node > 0]
         row, node = torch.cat(rows), torch.cat(nodes)
-        return row, self.depth[self.parent[node]].long(), node
+        return row, self.edge_begin(node), node
 
     def sorted_ranks(self, items: Tensor) -> Tensor:
         """Ranks of each row's items in ascending order; padding and unknown ids become ``N`` and sort last.
