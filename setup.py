@@ -34,6 +34,8 @@ setup(
         "safetensors>=0.5",
         "numpy>=1.26,<3",
         "pandas>=2.0,<3",       # pandas 3's copy-on-write breaks RecBole's in-place remapping
+        "scipy>=1.10",          # significance
+        "matplotlib>=3.8",      # plots of ablations
         "pyarrow>=14",          # per_user.parquet
         "setuptools<81",        # RecBole's dependencies still import pkg_resources
         "pyyaml>=6",

@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Collection
 
 import numpy as np
 import pandas as pd
@@ -93,15 +93,20 @@ class Data:
         return loaders
 
 
-def config_hash(config: Config) -> str:
-    """Hash of every setting that bears on the numbers."""
-    settings = {key: value for key, value in config.final_config_dict.items() if key not in _NOT_HASHED}
+def config_hash(config: Config, without: Collection[str] = ()) -> str:
+    """Hash of every setting that bears on the numbers, but for the keys in ``without``."""
+    settings = {key: value for key, value in config.final_config_dict.items()
+                if key not in _NOT_HASHED and key not in without}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def run(config: Config, output_dir: Path) -> dict[str, Any]:
+def run(config: Config, output_dir: Path, **labels: str) -> dict[str, Any]:
     """Train, validate and test one model on one data set with one seed, and write its record.
 
+    Args:
+        config: the run's configuration.
+        output_dir: where ``runs/`` is.
+        labels: what the record shall hold besides, for example what the run is a variant of.
     Returns:
         the record; ``status`` is ``ok``, ``failed`` or ``interrupted``, with the ``reason``.
     Raises:
@@ -115,7 +120,7 @@ def run(config: Config, output_dir: Path) -> dict[str, Any]:
     config["checkpoint_dir"] = str(run_dir)
     record: dict[str, Any] = {
         "run_id": run_id, "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "dataset": config["dataset"], "model": config["model"], "seed": config["seed"],
+        "dataset": config["dataset"], "model": config["model"], "seed": config["seed"], **labels,
         "config_hash": config_hash(config), "version": __version__, "versions": _versions(),
         "machine": _machine(config),
     }

@@ -1,10 +1,11 @@
-"""Command line: ``run_benchmark.py ...``, ``recbole-genrec run ...`` and ``recbole-genrec check-data ...``."""
+"""Command line: ``run_benchmark.py ...``, ``recbole-genrec run ...``, ``... check-data`` and ``... ablation``."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from recbole_genrec.errors import UserError
@@ -14,8 +15,10 @@ _EXAMPLES = """examples:
   %(prog)s --model=GenRec --dataset=ml-100k
   %(prog)s --model=GenRec,SASRec,GRU4Rec,Pop --dataset=ml-100k,amazon-toys --seed=1,2,3
   %(prog)s --model=GenRec --dataset=amazon-toys --llm=./my-llama --layout=per_target --learning_rate=3e-4
+  %(prog)s --model=GenRec --dataset=ml-100k --seed=1,2,3 --ablation=genrec
 
 Any configuration key of RecBole, of the model or of this project is given as --key=value.
+Where a variant of the ablation sets a key that is also given here, the variant wins.
 Exit code: 0 done, 2 a mistake in the call (one line says which), 1 a run failed (its record says why),
 130 interrupted.
 """
@@ -69,6 +72,14 @@ def _main(argv: list[str]) -> int:
     run.add_argument("--llm", default=None, help="backbone of generative models: hub id, folder, or a name in "
                                                  "properties/backbone")
     run.add_argument("--output_dir", default=None, help="where records and leaderboard.csv go (default results)")
+    run.add_argument("--ablation", default=None, help="run the variants that a YAML file compares, and compare them: "
+                                                      "a name in properties/ablation, or a file; a variant's settings "
+                                                      "win over those given here")
+    ablation = commands.add_parser("ablation", help="make the tables of an ablation again, from its records",
+                                   allow_abbrev=False, description="The tables and plots of an ablation, from the "
+                                   "records of its runs. Nothing is trained.")
+    ablation.add_argument("name", metavar="NAME", help="a name in properties/ablation, or a YAML file")
+    ablation.add_argument("--output_dir", default="results", help="where the records are (default results)")
     check = commands.add_parser("check-data", help="tell what data sets give away", allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_CHECK_EXAMPLES,
                                 description="Leak checks of data sets and their splits, one table each.")
@@ -78,6 +89,8 @@ def _main(argv: list[str]) -> int:
         command.add_argument("--data_path", default=None,
                              help="folder that holds <dataset>/<dataset>.inter (default dataset)")
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.command == "ablation":
+        return _ablation(arguments, rest)
     from recbole_genrec.runtime import keep_freed_memory, quiet
 
     overrides = _overrides(rest)
@@ -93,7 +106,20 @@ def _main(argv: list[str]) -> int:
         return check_data(datasets, config_files, overrides)
     from recbole_genrec.suite import run_suite
 
-    return run_suite(_names(arguments.model, "--model"), datasets, _seeds(arguments.seed), config_files, overrides)
+    return run_suite(_names(arguments.model, "--model"), datasets, _seeds(arguments.seed), config_files, overrides,
+                     arguments.ablation)
+
+
+def _ablation(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from recbole_genrec.ablation import read_ablation
+
+    if rest:
+        raise UserError(f"cannot understand '{rest[0]}': the tables need a NAME and --output_dir only")
+    ablation = read_ablation(arguments.name)
+    from recbole_genrec.evaluation.ablation import report
+
+    report(ablation, Path(arguments.output_dir).expanduser())
+    return 0
 
 
 def _overrides(rest: list[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ COLUMNS = [
     "status", "mask_history", "hit@10_unmasked", "ndcg@10_unmasked", "hit@10_untied", "ndcg@10_untied",
     "untied_users", "users", "items_without_title", "items_sharing_title", "decode", "norm", "layout", "objective",
     "epochs_done", "reason", "targets_per_second", "tokens_per_second", "padding_share", "flops_per_target",
-    "peak_device_memory_mb", "exact_share",
+    "peak_device_memory_mb", "exact_share", "ablation", "variant",
 ]
 
 
@@ -47,17 +47,16 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def writable_folder(path: str | Path) -> Path:
-    """The folder, made if need be, and proven writable.
+def writable_folder(path: str | Path, *parts: str) -> Path:
+    """The folder, made if need be with ``runs`` and ``parts`` in it, and all proven writable.
 
     Raises:
         UserError: it cannot be made or written to.
     """
     folder = Path(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "runs").mkdir(exist_ok=True)
-        for part in (folder, folder / "runs"):
+        for part in (folder, *(folder / name for name in ("runs", *parts))):
+            part.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=part, prefix=".writable-"):
                 pass
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def properties_dir() -> Path:
-    """Folder with ``overall.yaml``, ``model/``, ``dataset/``, ``backbone/``, ``prompt/``, ``experiment/``."""
+    """Folder with ``overall.yaml``, ``model/``, ``dataset/``, ``backbone/``, ``prompt/``, ``experiment/``, ``ablation/``."""
     installed = _PACKAGE / "properties"
     return installed if installed.is_dir() else _PACKAGE.parent / "properties"
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_genrec.benchmark import run
+from recbole_genrec.ablation import Ablation, read_ablation
+from recbole_genrec.benchmark import config_hash, run
 from recbole_genrec.config import Config
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.registry import get_model
@@ -23,8 +24,10 @@ log = logging.getLogger("recbole_genrec")
 
 
 def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_files: list[str],
-              overrides: dict[str, Any]) -> int:
+              overrides: dict[str, Any], ablation: str | None = None) -> int:
     """Run every model on every data set with every seed and print the table.
+
+    With the name of an ablation, run each of its variants so and print their comparison too.
 
     Returns:
         0, or 1 if a run failed (its record says why).
@@ -33,24 +36,30 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     """
     for model in models:
         get_model(model)
+    compared = None if ablation is None else read_ablation(ablation)
     given = gather_settings(models, datasets, config_files, overrides)
     given.setdefault("show_progress", sys.stderr.isatty())
 
-    plan = plan_runs(models, datasets, seeds, given)
-    output_dir = writable_folder(plan[0]["output_dir"])
+    if compared is None:
+        plan = [(config, {}) for config in plan_runs(models, datasets, seeds, given)]
+    else:
+        plan = plan_ablation(compared, models, datasets, seeds, given)
+    settings = plan[0][0]
+    output_dir = writable_folder(settings["output_dir"], *(["ablations"] if compared else []))
 
     records, mistakes = [], 0
-    for number, config in enumerate(plan, 1):
-        log.info("[%d/%d] %s on %s, seed %s", number, len(plan), config["model"], config["dataset"], config["seed"])
+    for number, (config, labels) in enumerate(plan, 1):
+        log.info("[%d/%d] %s on %s, seed %s%s", number, len(plan), config["model"], config["dataset"], config["seed"],
+                 f", {labels['variant']}" if labels else "")
         try:
-            record = run(config, output_dir)
+            record = run(config, output_dir, **labels)
         except UserError as error:  # found when the data were read; the other runs go on
             print("error:", *str(error).split(), file=sys.stderr)
             mistakes += 1
             continue
         except OSError as error:  # not even the record could be written
             log.error("%s on %s failed: %s", config["model"], config["dataset"], error)
-            records.append({"dataset": config["dataset"], "model": config["model"], "status": "failed"})
+            records.append({"dataset": config["dataset"], "model": config["model"], **labels, "status": "failed"})
             continue
         except KeyboardInterrupt:
             _leaderboard(output_dir)
@@ -61,10 +70,14 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
         _leaderboard(output_dir)
     if not records:
         return 2
-    measured = [f"{metric.lower()}@{k}" for k in plan[0]["topk"] for metric in plan[0]["metrics"]]
-    shown = ["dataset", "model", "seed", "status", *measured, "train_seconds", "eval_users_per_second"]
+    measured = [f"{metric.lower()}@{k}" for k in settings["topk"] for metric in settings["metrics"]]
+    shown = ["dataset", "model", *(["variant"] if compared else []), "seed", "status", *measured, "train_seconds", "eval_users_per_second"]
     print(tabulate([[record.get(column) for column in shown] for record in records], headers=shown, floatfmt=".4f"))
     print(f"\nrecords: {output_dir / 'runs'}   leaderboard: {output_dir / 'leaderboard.csv'}")
+    if compared is not None:
+        from recbole_genrec.evaluation.ablation import report
+
+        report(compared, output_dir, [(model, dataset) for dataset in datasets for model in models])
     return 1 if any(record["status"] != "ok" for record in records) else 2 if mistakes else 0
 
 
@@ -102,6 +115,43 @@ def plan_runs(models: list[str], datasets: list[str], seeds: list[int], given: d
                 if hasattr(config.model_class, "check_config"):
                     config.model_class.check_config(config)
                 plan.append(config)
+    return plan
+
+
+def plan_ablation(ablation: Ablation, models: list[str], datasets: list[str], seeds: list[int],
+                  given: dict[str, Any]) -> list[tuple[Config, dict[str, str]]]:
+    """One checked configuration a run of an ablation, in the order in which they will run, and its record's labels.
+
+    What a variant sets goes over what the user set. The labels tell runs that belong in one table: hashes, seed left
+    out, of the reference's settings (``reference_hash``) and of the variant's own (``variant_hash``).
+
+    Raises:
+        UserError: also for a model that the ablation is not for, a key that nothing reads, two variants that are the
+            same run under the user's settings.
+    """
+    ablation.check_models(models)
+    plan = []
+    for dataset in datasets:
+        for model in models:
+            ablation.check_keys(known_keys(model, dataset))
+            plan_runs([model], [dataset], [], given)  # the user's own mistakes come first, and as they are
+            for seed in seeds or [None]:
+                hashes: dict[str, str] = {}
+                for variant, settings in ablation.variants.items():
+                    if variant in ablation.skipped(model):
+                        continue
+                    try:
+                        config, = plan_runs([model], [dataset], [] if seed is None else [seed], merge(given, settings))
+                    except UserError as error:
+                        raise UserError(f"ablation '{ablation.name}', variant '{variant}': {error}") from None
+                    ablation.check_config(config)
+                    own = config_hash(config, without={"seed"})
+                    if own in hashes:
+                        raise UserError(f"ablation '{ablation.name}': variant '{variant}' is the same as "
+                                        f"'{hashes[own]}' under the settings given")
+                    hashes[own] = variant
+                    plan.append((config, {"ablation": ablation.name, "variant": variant,
+                                          "reference_hash": next(iter(hashes)), "variant_hash": own}))
     return plan
 
 

@@ -88,7 +88,8 @@ def test_a_run_is_planned_as_the_readme_says(command, tmp_path, monkeypatch):
     """Everything is checked before anything is trained; what follows is in the other tests."""
     planned = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(suite, "run", lambda config, folder: planned.append(config) or {"status": "ok"})
+    monkeypatch.setattr(suite, "run", lambda config, folder, **labels: planned.append((config, labels))
+                        or {"status": "ok"})
     (tmp_path / "my-llama").mkdir()
     (tmp_path / "my-llama" / "config.json").write_text("{}")
     assert main(shlex.split(command)[1:]) == 0
