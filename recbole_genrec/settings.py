@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def properties_dir() -> Path:
-    """Folder with ``overall.yaml``, ``model/``, ``dataset/``, ``backbone/``, ``prompt/``, ``experiment/``, ``ablation/``."""
+    """Folder with ``overall.yaml`` and the folders ``model/``, ``dataset/``, ``backbone/``, ``ablation/`` ..."""
     installed = _PACKAGE / "properties"
     return installed if installed.is_dir() else _PACKAGE.parent / "properties"
 

@@ -71,7 +71,8 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     if not records:
         return 2
     measured = [f"{metric.lower()}@{k}" for k in settings["topk"] for metric in settings["metrics"]]
-    shown = ["dataset", "model", *(["variant"] if compared else []), "seed", "status", *measured, "train_seconds", "eval_users_per_second"]
+    shown = ["dataset", "model", *(["variant"] if compared else []), "seed", "status", *measured, "train_seconds",
+             "eval_users_per_second"]
     print(tabulate([[record.get(column) for column in shown] for record in records], headers=shown, floatfmt=".4f"))
     print(f"\nrecords: {output_dir / 'runs'}   leaderboard: {output_dir / 'leaderboard.csv'}")
     if compared is not None:

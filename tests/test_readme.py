@@ -19,6 +19,7 @@ from test_converter_yelp import BUSINESS, BUSINESSES, REVIEW
 from test_converter_yelp import review as yelp_review
 
 from recbole_genrec import suite
+from recbole_genrec.ablation import read_ablation
 from recbole_genrec.backbone import loading
 from recbole_genrec.cli import main
 
@@ -88,12 +89,15 @@ def test_a_run_is_planned_as_the_readme_says(command, tmp_path, monkeypatch):
     """Everything is checked before anything is trained; what follows is in the other tests."""
     planned = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(suite, "run", lambda config, folder, **labels: planned.append((config, labels))
-                        or {"status": "ok"})
+    monkeypatch.setattr(suite, "run", lambda config, folder, **labels:
+                        planned.append((config, labels)) or {"status": "ok"})
     (tmp_path / "my-llama").mkdir()
     (tmp_path / "my-llama" / "config.json").write_text("{}")
     assert main(shlex.split(command)[1:]) == 0
     models = re.search("--model=([^ ]+)", command)[1].split(",")
     seeds = (re.search("--seed=([^ ]+)", command) or [None, "2023"])[1].split(",")
-    assert [(config["model"], str(config["seed"])) for config in planned] == [(m, s) for s in seeds for m in models]
+    ablation = re.search("--ablation=([^ ]+)", command)
+    variants = list(read_ablation(ablation[1]).variants) if ablation else [None]
+    assert [(config["model"], str(config["seed"]), labels.get("variant")) for config, labels in planned] == [
+        (m, s, variant) for s in seeds for m in models for variant in variants]
     assert loading.resolve("my-llama") == "my-llama"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,8 @@ class Table:
         notes = [f"Mean ± standard deviation over seeds; difference of ndcg@10 to '{self.rows[0].variant}' over the "
                  "seeds that both have."]
         if self.users:
-            notes.append(f"p: two-sided paired t-test over {self.users:,} users' ndcg@10, averaged over those seeds; "
+            notes.append(f"p: two-sided paired t-test over {self.users:,} users' ndcg@10, averaged over those seeds, "
+                         "which takes the trained models as given; "
                          "* < .05, ** < .01, *** < .001 after Holm's correction for "
                          f"{sum(row.p is not None for row in self.rows)} comparison(s).")
         if self.left_out:
@@ -119,7 +121,7 @@ class Table:
 
     def as_markdown(self) -> str:
         """The ``.md`` file."""
-        settings = "\n".join(f"- `{row.variant}`: " + (", ".join(f"`{key}: {value}`" for key, value
+        settings = "\n".join(f"- `{row.variant}`: " + (", ".join(f"`{key}: {json.dumps(value)}`" for key, value
                                                                  in row.settings.items()) or "as set")
                              for row in self.rows)
         return (f"# {self.title}\n\n{self.ablation.description}\n\n{self.as_text('github')}\n\n"

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 #: Colours that the colour-blind tell apart (Okabe and Ito); shapes and labels say the same without colour.
 _BLUE, _SKY, _VERMILION, _GREY = "#0072B2", "#56B4E9", "#D55E00", "#595959"
+_SEEDS = {"linestyle": "", "marker": "o", "markersize": 4, "color": _SKY, "markeredgecolor": _GREY,
+          "markeredgewidth": 0.6, "zorder": 4}
 _METRIC = "ndcg@10"
 
 
@@ -30,6 +32,7 @@ def plot(table: Table) -> str:
         axes = figure.add_subplot()
         (_sweep if table.ablation.x else _dots)(figure, axes, table)
         figure.suptitle(table.title)
+        figure.supxlabel(_key(table), fontsize=8)
         target = io.BytesIO()
         figure.savefig(target, format="svg", metadata={
             "Date": None, "Title": table.title, "Description": f"{table.ablation.description} {table.notes()[0]}"})
@@ -44,9 +47,9 @@ def _dots(figure, axes, table: Table) -> None:
         if mean is not None:
             seeds = list(row.values[_METRIC].values())
             axes.errorbar(mean, place, xerr=row.sd(_METRIC), fmt="D" if place == 0 else "o", color=colour,
-                          markersize=7, capsize=4, zorder=3)
+                          markersize=7, elinewidth=2.5, zorder=3)
             if len(seeds) > 1:
-                axes.plot(seeds, [place] * len(seeds), "|", color=_GREY, markersize=11, zorder=4)
+                axes.plot(seeds, [place + 0.24] * len(seeds), **_SEEDS)
         axes.annotate(_label(row, place == 0), (1.02, place), xycoords=("axes fraction", "data"), va="center",
                       color=_GREY if mean is None else "black", annotation_clip=False)
     if (reference := table.rows[0].mean(_METRIC)) is not None:
@@ -56,7 +59,7 @@ def _dots(figure, axes, table: Table) -> None:
     axes.grid(False, axis="y")
     axes.margins(x=0.08)
     axes.locator_params(axis="x", nbins=6)
-    axes.set_xlabel(f"test {_METRIC}{_key(table)}")
+    axes.set_xlabel(f"test {_METRIC}")
 
 
 def _sweep(figure, axes, table: Table) -> None:
@@ -68,13 +71,14 @@ def _sweep(figure, axes, table: Table) -> None:
     if drawn:
         places, means = [row.settings[key] for row in drawn], [row.mean(_METRIC) for row in drawn]
         axes.errorbar(places, means, yerr=[row.sd(_METRIC) or 0.0 for row in drawn], fmt="o-", color=_BLUE,
-                      markersize=6, capsize=4, zorder=3)
+                      markersize=6, elinewidth=2.5, zorder=3)
     for row in drawn:
         seeds = list(row.values[_METRIC].values())
         if len(seeds) > 1:
-            axes.plot([row.settings[key]] * len(seeds), seeds, "_", color=_GREY, markersize=11, zorder=4)
+            axes.plot([1.06 * row.settings[key]] * len(seeds), seeds, **_SEEDS)  # beside the mean
         if row.mark:
-            axes.annotate(row.mark, (row.settings[key], row.mean(_METRIC)), (8, 6), textcoords="offset points")
+            axes.annotate(row.mark, (row.settings[key], row.mean(_METRIC)), (-6, 9), ha="right",
+                          textcoords="offset points")
     if table.rows[0] in drawn:
         reference = table.rows[0].settings[key], table.rows[0].mean(_METRIC)
         axes.plot(*reference, "D", color=_VERMILION, markersize=8, zorder=5)
@@ -84,14 +88,14 @@ def _sweep(figure, axes, table: Table) -> None:
     axes.set_xticks([], minor=True)
     axes.set_xlim(values[0] / 1.3, values[-1] * 1.3)
     axes.margins(y=0.12)
-    axes.set_xlabel(key + _key(table))
+    axes.set_xlabel(key)
     axes.set_ylabel(f"test {_METRIC}")
 
 
 def _key(table: Table) -> str:
     """What the signs mean."""
     several = any(len(row.values[_METRIC]) > 1 for row in table.rows)
-    signs = "\ndashed and diamond: the reference" + ("; ticks: seeds; bars: standard deviation" if several else "")
+    signs = "diamond, dashed: the reference" + ("; small: seeds; bar: standard deviation" if several else "")
     return signs + ("; *: significant" if any(row.mark for row in table.rows) else "")
 
 
