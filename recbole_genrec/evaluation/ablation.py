@@ -172,7 +172,7 @@ def report(ablation: Ablation, output_dir: Path, pairs: Iterable[tuple[str, str]
     """
     records, _ = read_records(output_dir)
     if pairs is None:
-        pairs = dict.fromkeys((record["model"], record["dataset"]) for record in records
+        pairs = dict.fromkeys((str(record.get("model")), str(record.get("dataset"))) for record in records
                               if record.get("ablation") == ablation.name)
         if not pairs:
             raise UserError(f"no run of ablation '{ablation.name}' under '{output_dir / 'runs'}'")
@@ -198,10 +198,11 @@ def compare(ablation: Ablation, model: str, dataset: str, records: list[dict[str
         records: oldest first, as :func:`~recbole_genrec.records.read_records` gives them.
         output_dir: where ``runs/`` is.
     """
-    mine = [record for record in records if record.get("variant") in ablation.variants
+    mine = [record for record in records
+            if record.get("variant") in ablation.variants and isinstance(record.get("seed"), int)
             and (record.get("ablation"), record.get("model"), record.get("dataset")) == (ablation.name, model, dataset)]
     same = [record for record in mine if record.get("reference_hash") == mine[-1].get("reference_hash")]
-    split = next((record["split_fingerprint"] for record in reversed(same) if record["status"] == "ok"), None)
+    split = next((record.get("split_fingerprint") for record in reversed(same) if _good(record)), None)
     same = [record for record in same if record.get("split_fingerprint", split) == split]
     newest = {record["variant"]: record.get("variant_hash") for record in same}
     same = [record for record in same if record.get("variant_hash") == newest[record["variant"]]]
@@ -209,7 +210,7 @@ def compare(ablation: Ablation, model: str, dataset: str, records: list[dict[str
     good: dict[str, dict[int, dict]] = {variant: {} for variant in ablation.variants}
     bad: dict[str, dict[int, dict]] = {variant: {} for variant in ablation.variants}
     for record in same:
-        (good if record["status"] == "ok" else bad)[record["variant"]][record["seed"]] = record
+        (good if _good(record) else bad)[record["variant"]][record["seed"]] = record
 
     rows = [_row(variant, settings, good[variant], bad[variant], ablation.skipped(model).get(variant))
             for variant, settings in ablation.variants.items()]
@@ -236,10 +237,14 @@ def holm(p: list[float]) -> list[float]:
     return corrected
 
 
+def _good(record: dict[str, Any]) -> bool:
+    return record.get("status") == "ok" and None not in (record.get("ndcg@10"), record.get("hit@10"))
+
+
 def _row(variant: str, settings: dict, good: dict[int, dict], bad: dict[int, dict], skipped: str | None) -> Row:
     found = [good[seed] for seed in sorted(good)]
     said = ["ok"] if found else []
-    said += [f"seed {seed} {record['status']}: {record.get('reason')}" for seed, record in sorted(bad.items())
+    said += [f"seed {seed} {record.get('status')}: {record.get('reason')}" for seed, record in sorted(bad.items())
              if seed not in good]
     if not said:
         said = [f"skipped: {skipped}" if skipped else "no run"]
