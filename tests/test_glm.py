@@ -422,6 +422,13 @@ def test_gradient_checkpointing_gives_equal_gradients(dropout):
         assert torch.equal(plain, anew)
 
 
+def test_what_training_runs_compiles_in_one_graph(model):
+    (tokens, positions), sep = inputs(), torch.tensor([4, 0, 9])
+    compiled = torch.compile(model.glm, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(tokens, positions, sep).last_hidden_state,
+                       model.glm(tokens, positions, sep).last_hidden_state)
+
+
 def test_dropout_acts_in_training_only():
     tokens, positions = inputs()
     for name in ("embedding_dropout_prob", "attention_dropout_prob", "output_dropout_prob"):
@@ -587,8 +594,12 @@ def test_other_models_are_no_glm_and_no_relatives(tmp_path, model):
     # What must not be asked: it answers with GLM-4, without an error.
     assert PreTrainedConfig.get_config_dict(tmp_path)[0]["model_type"] == "glm"
     refused(tmp_path, "there are no weights")
-    (tmp_path / "config.json").write_text("{")
-    assert not is_glm(str(tmp_path))
+    for content in ("{", "[]", "3"):
+        (tmp_path / "config.json").write_text(content)
+        assert not is_glm(str(tmp_path))
+        refused(tmp_path, "config.json|model_type")
+    config_json(tmp_path, block_position_encoding=True, num_attention_heads="many")
+    refused(tmp_path, "describes no GLM")
 
 
 class Evil:
@@ -645,7 +656,7 @@ def test_split_megatron_files_are_refused(model, tmp_path):
     (lambda weights: weights.pop("transformer.layers.1.attention.dense.bias"), "lack 'transformer.layers.1.att"),
     (lambda weights: weights.pop("transformer.position_embeddings.weight"), "lack 'transformer.position_emb"),
     (lambda weights: weights.update({"transformer.layers.2.extra": torch.zeros(2)}), "have 'transformer.layers.2.ex"),
-    (lambda weights: weights.update({"word_embeddings.weight": torch.zeros(61, 32)}), r"'word_.*\[61, 32\].*\[60, 32\]"),
+    (lambda weights: weights.update({"word_embeddings.weight": torch.zeros(61, 32)}), r"'word_.*\[61, 32\].*\[60, 32"),
     (lambda weights: weights.update({"transformer.position_embeddings.weight": torch.zeros(9, 32)}), "9 and 41 rows"),
     (lambda weights: weights.update({"step": 3}), "no table of tensors")])
 def test_weights_that_are_not_the_configs_are_refused(model, tmp_path, change, words):

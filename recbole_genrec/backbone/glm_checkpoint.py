@@ -45,7 +45,7 @@ def refuse_relatives(source: str) -> None:
         UserError: it is one of these.
     """
     facts = _facts(source)
-    kind = facts.get("model_type", "")
+    kind = str(facts.get("model_type", ""))
     if "block_position_encoding" in facts or not kind.startswith(("glm", "chatglm")):
         return
     if facts.get("position_encoding_2d"):
@@ -59,8 +59,8 @@ def refuse_relatives(source: str) -> None:
 def _facts(source: str) -> dict:
     """The raw ``config.json`` of a folder or hub id."""
     try:
-        return PreTrainedConfig.get_config_dict(source)[0]
-    except (OSError, ValueError) as error:
+        return dict(PreTrainedConfig.get_config_dict(source)[0])
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two: JSON that is no table
         raise UserError(f"{source}: no config.json could be read ({_first_sentence(error)})") from None
 
 
@@ -82,17 +82,20 @@ def load_glm(source: str, dtype: torch.dtype = torch.float32) -> GLMForCondition
     Raises:
         UserError: another model, no weights, a damaged file, or keys and shapes other than the config's.
     """
-    facts = dict(_facts(source))
+    facts = _facts(source)
     if "block_position_encoding" not in facts:
         refuse_relatives(source)
         raise UserError(f"{source} is no original GLM (model_type '{facts.get('model_type', '')}'; its config.json has "
                         "no block_position_encoding)")
+    facts.pop("torch_dtype", None)
+    try:
+        config = GLMConfig(**{**facts, "dtype": dtype, "name_or_path": source})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: config.json describes no GLM ({_first_sentence(error)})") from None
     weights: dict[str, Tensor] = {}
     for part in _parts(source):
         weights.update((name.removeprefix("glm."), tensor.to(dtype)) for name, tensor in part.items())
     _drop_tied(weights, source)
-    facts.pop("torch_dtype", None)
-    config = GLMConfig(**{**facts, "dtype": dtype, "name_or_path": source})
     _take_rows(config, weights, source)
     with torch.device("meta"):
         model = GLMForConditionalGeneration(config)
@@ -116,7 +119,8 @@ def _parts(source: str) -> Iterator[dict[str, Tensor]]:
     if path is None:
         raise UserError(f"{source}: there are no weights (none of {', '.join(WEIGHTS)})")
     if path.name.startswith("mp_rank") and _file(source, "mp_rank_01_model_states.pt"):
-        raise UserError(f"{source}: the weights are split for model parallelism (mp_rank_01 is there): merge them first")
+        raise UserError(f"{source}: the weights are split for model parallelism (there is an mp_rank_01): "
+                        "merge them first")
     if path.name.endswith(".index.json"):
         try:
             shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
