@@ -1,8 +1,8 @@
 """Intra ids of blanked spans, by one automaton for training and generation (RecSysLLM's "dynamic position mechanism").
 
 "When one token is generated, it will be judged as one part of an entity or not. If it and the previous token belong to
-one entity, the intra-position id will continue to grow. Otherwise, it will start at 1 again" (Figure 2). Teacher forcing
-gives the ids that generation would, whatever the entities are, because both ask the same automaton.
+one entity, the intra-position id will continue to grow. Otherwise, it will start at 1 again" (Figure 2). Training and
+generation ask the same automaton, so teacher forcing sees the ids that generation would give, whatever the titles are.
 """
 
 from __future__ import annotations
@@ -191,15 +191,16 @@ class EntityPositions:
             again = length > 0
             again[after[after < len(again)]] = True
             return again
-        # A column is where a path starts (or a plain token stands) if the chain of paths that begins with its line
-        # comes by. Each round goes twice as far along the chain as the round before.
-        again, jump = line.clone(), (column + length.clamp(min=1)).clamp(max=len(column) - 1)
-        while True:
-            known = int(again.sum())
+        # A path starts (or a plain token stands) where the chain of paths from its line's beginning comes by. Each
+        # round goes twice as far along the chains as the round before; they end in one column behind the last.
+        again = torch.cat([line, line.new_zeros(1)])
+        jump = torch.cat([column + length.clamp(min=1), column.new_full((1,), len(column))])
+        reached = 0
+        while reached != (now := int(again.sum())):
+            reached = now
             again[jump[again]] = True
-            if int(again.sum()) == known:
-                return again
             jump = jump[jump]
+        return again[:-1]
 
     def _matches(self, at: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """``[n]`` how many tokens from each column on (0 for columns not in ``at``) are the path of an entity, and
