@@ -51,7 +51,7 @@ class MaskRule:
             raise ValueError(f"ratio {self.ratio} is not above 0 and at most 1")
         if not 0 < self.mean_length < math.inf:
             raise ValueError(f"mean_length {self.mean_length} is not a positive number")
-        if self.longest_draw < 1 or self.longest_draw != int(self.longest_draw):
+        if not self.longest_draw >= 1 or not float(self.longest_draw).is_integer():
             raise ValueError(f"longest_draw {self.longest_draw} is not a whole number from 1")
         if not 0 < self.entity_bias < math.inf:
             raise ValueError(f"entity_bias {self.entity_bias} is not a positive number")
