@@ -69,7 +69,7 @@ class MaskRule:
 
 def draw_level(rule: MaskRule, rng: np.random.Generator) -> str:
     """``entity``, ``sentence`` or ``document``, with the rule's probabilities."""
-    return LEVELS[np.searchsorted(rule._level_steps, rng.random(), side="right")]
+    return LEVELS[rule._level_steps.searchsorted(rng.random(), side="right")]
 
 
 def draw_spans(text: Text, level: str, rule: MaskRule, rng: np.random.Generator) -> np.ndarray:
@@ -103,52 +103,62 @@ def draw_spans(text: Text, level: str, rule: MaskRule, rng: np.random.Generator)
         return _sentences(text, entity, rule, rng)
     bounds = np.concatenate([[0], np.flatnonzero(unit[1:] != unit[:-1]) + 1, [len(text)]])
     maskable = np.logical_and.reduceat(text.maskable, bounds[:-1])
-    # Where the run of maskable units ends that a unit is in.
-    reach = np.minimum.accumulate(np.where(maskable, len(text), bounds[:-1])[::-1])[::-1]
+    units = np.arange(len(bounds) - 1)
+    # The unit before which the run of maskable units ends that a unit is in.
+    reach = np.minimum.accumulate(np.where(maskable, len(units), units)[::-1])[::-1]
     if level == "document":
-        first = int((reach - bounds[:-1]).argmax())
-        return _stretch(bounds[first:np.searchsorted(bounds, reach[first]) + 1], rng)
-    return _runs(text, bounds, maskable, reach, entity[bounds[:-1]], rule, rng)
+        first = int((bounds[reach] - bounds[:-1]).argmax())
+        return _stretch(bounds[first:reach[first] + 1], rng)
+    return _runs(bounds, maskable, reach, entity[bounds[:-1]], rule, rng)
 
 
 def _spans(spans: list[tuple[int, int]]) -> np.ndarray:
     return np.array(sorted(spans), dtype=np.int64).reshape(-1, 2)
 
 
-def _runs(text: Text, bounds: np.ndarray, free: np.ndarray, reach: np.ndarray, entity: np.ndarray, rule: MaskRule,
+def _runs(bounds: np.ndarray, free: np.ndarray, reach: np.ndarray, entity: np.ndarray, rule: MaskRule,
           rng: np.random.Generator) -> np.ndarray:
-    """Entity level. ``bounds`` ``[U + 1]`` are the units' columns; a unit is ``free`` if a span may begin there."""
-    begin, size = bounds[:-1], len(text)
+    """Entity level, on units; ``free`` is changed in place.
+
+    Args:
+        bounds: ``[U + 1]`` columns where units begin, and the text's length.
+        free: ``[U]`` bool, a span may begin there.
+        reach: ``[U]`` unit before which a span from there must end.
+        entity: ``[U]`` bool.
+    """
+    begin, size = bounds[:-1], len(free)
     weight = None if rule.entity_bias == 1 else np.where(entity, rule.entity_bias, 1.0)
-    fence = np.full(len(begin), size)  # where the visible unit before the next span begins
-    budget = max(1, math.floor(rule.ratio * np.count_nonzero(text.maskable) + 1e-9))
+    fence = np.full(size, size)  # the visible unit before the next span
+    budget = max(1, math.floor(rule.ratio * np.diff(bounds)[free].sum() + 1e-9))
     spans: list[tuple[int, int]] = []
     while budget > 0:
-        least = np.searchsorted(rule._length_steps, rng.random(), side="right") + 1
-        grown = np.minimum(bounds[np.searchsorted(begin, begin + least)], reach)
+        least = rule._length_steps.searchsorted(rng.random(), side="right") + 1
+        stop = np.minimum(bounds.searchsorted(begin + least), reach)
         # A place where a span of this length fits; where there is none, any where a shorter one does.
-        fits = free & (grown <= fence)
-        fits[0] &= grown[0] < size
-        places = np.flatnonzero(fits)
+        places = _places(free & (stop <= fence), stop)
         if not len(places):
-            grown = np.minimum(grown, fence)
-            fits = free.copy()
-            fits[0] &= grown[0] < size
-            places = np.flatnonzero(fits)
+            stop = np.minimum(stop, fence)
+            places = _places(free, stop)
             if not len(places):
                 break
         if weight is None:
-            first = places[rng.integers(len(places))]
+            first = int(places[int(rng.random() * len(places))])
         else:
             steps = weight[places].cumsum()
-            first = places[np.searchsorted(steps, rng.random() * steps[-1], side="right")]
-        last = np.searchsorted(bounds, grown[first])
-        spans.append((int(begin[first]), int(grown[first])))
+            first = int(places[steps.searchsorted(rng.random() * steps[-1], side="right")])
+        last = int(stop[first])
+        spans.append((int(bounds[first]), int(bounds[last])))
         budget -= spans[-1][1] - spans[-1][0]
         before = max(first - 1, 0)
         free[before:last + 1] = False
-        np.minimum(fence[:before], begin[before], out=fence[:before])
+        np.minimum(fence[:before], before, out=fence[:before])
     return _spans(spans)
+
+
+def _places(fits: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Units where a span may begin that ends before unit ``stop``: all that fit, unless it were the whole text."""
+    places = fits.nonzero()[0]
+    return places[1:] if len(places) and places[0] == 0 and stop[0] == len(stop) else places
 
 
 def _sentences(text: Text, entity: np.ndarray, rule: MaskRule, rng: np.random.Generator) -> np.ndarray:
@@ -180,10 +190,10 @@ def _stretch(bounds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     length = rng.integers(half, end - begin)
     if rng.random() < 0.5:
         # Rounding up may want all units: the first one stays.
-        start = bounds[max(np.searchsorted(bounds, end - length, side="right") - 1, 1)]
+        start = bounds[max(bounds.searchsorted(end - length, side="right") - 1, 1)]
         if end - start >= half:
             return _spans([(start, end)])
-    stop = np.searchsorted(bounds, bounds[:-1] + length)
+    stop = bounds.searchsorted(bounds[:-1] + length)
     places = np.flatnonzero((stop < len(bounds)) & (stop - np.arange(len(stop)) < len(bounds) - 1))
     if len(places):
         first = places[rng.integers(len(places))]

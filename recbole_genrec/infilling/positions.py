@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from recbole_genrec.infilling.blanks import BlankBatch
 
 RULES = ("grow", "literal")
 ROOT, NONE = 0, -1
+#: Stands for every token that is on no path; no key and no edge has it.
+NO_LETTER = -1
 
 
 def pool(spellings: Sequence[Sequence[int]], end: int) -> Trie:
@@ -103,11 +106,14 @@ class EntityPositions:
         if not (trie.tokens[trie.start[1:] - 1] == self.end).all() or (trie.tokens == self.end).sum() > trie.n_items:
             raise ValueError(f"every entity must end with the token {self.end}, which may stand nowhere else in it")
         self.start, self.separator, self.rule, self.limit = start, separator, rule, limit
+        self._separators_inside = bool((trie.tokens == separator).any())
         self._vocabulary = int(trie.tokens.max()) + 1
-        # Children of a node are contiguous and ascending, and so are nodes by their parents: the keys are sorted.
-        self._keys = trie.parent[1:].long() * self._vocabulary + trie.token[1:]
-        self._ends = torch.zeros(len(trie), dtype=torch.bool, device=trie.token.device)
-        self._ends[trie.parent[1:][trie.token[1:] == self.end].long()] = True
+        # One key for each node, made of its parent and its token. Children of a node are contiguous and ascending, and
+        # so are nodes by their parents: the keys are sorted. Nothing has the root's key or the one behind the last.
+        keys = trie.parent.long() * (self._vocabulary + 1) + trie.token
+        self._keys = torch.cat([keys, keys.new_full((1,), torch.iinfo(torch.int64).max)])
+        self._ends = torch.zeros(len(trie), dtype=torch.bool, device=keys.device)
+        self._ends[trie.parent[trie.token == self.end].long()] = True
         self._depth, self._tokens, self._path = trie.depth, trie.tokens, trie.start[trie.low.long()]
         self._clamped = torch.zeros((), dtype=torch.int64, device=trie.token.device)
 
@@ -136,25 +142,27 @@ class EntityPositions:
             token: int64 of that shape; [START] begins anew (the next mask's span). [END] is never an input; like any
                 other token of no entity it would count as plain.
         """
-        node, place = self._child(state.node, state.place, token)
-        inside = (node != NONE) & (state.node > ROOT)
+        letter = self._letters(token)
+        node = state.node.clamp(min=ROOT)
+        found, child = self._child(node, state.place, letter.masked_fill(state.node == NONE, NO_LETTER))
+        entering = state.node == ROOT
         if self.rule == "grow":
-            again = torch.where(node == NONE, state.whole, state.node == ROOT)
+            again = torch.where(found, entering, state.whole)
+            place = torch.where(found, state.place + 1, 0)
         else:
-            anew, first = self._child(torch.zeros_like(node), torch.zeros_like(place), token)
-            left = node == NONE
-            node, place = torch.where(left, anew, node), torch.where(left, first, place)
-            again = ~inside
+            anew, first = self._child(torch.zeros_like(node), torch.zeros_like(node), letter)
+            again = entering | ~found
+            place = torch.where(found, state.place + 1, anew.long())
+            found, child = found | anew, torch.where(found, child, first)
+        node = torch.where(found, child, NONE)
         whole = self._is_whole(node, place)
-        intra = self._clamp(torch.where(again & ~state.fresh, 1, state.intra + 1))
-        # An entity may start next: anywhere (literal) where no path is under way, or after a separator.
-        ready = token == self.separator
+        fresh = token == self.start
+        intra = self._clamp(torch.where(fresh | again & ~state.fresh, 1, state.intra + 1))
+        # An entity may start next: after [START] and separators; under ``literal`` wherever no path is under way.
+        ready = fresh | (token == self.separator)
         if self.rule == "literal":
             ready |= node == NONE
-        fresh = token == self.start
-        ready |= fresh
-        return State(intra.masked_fill(fresh, 1), node.masked_fill(ready, ROOT), place.masked_fill(ready, 0), fresh,
-                     whole & ~fresh)
+        return State(intra, node.masked_fill(ready, ROOT), place.masked_fill(ready, 0), fresh, whole & ~fresh)
 
     def fill(self, batch: BlankBatch) -> BlankBatch:
         """A batch with the ids that :meth:`step` gives, on all columns of B at once; A's are only clamped.
@@ -169,12 +177,12 @@ class EntityPositions:
         start = tokens == self.start
         line = torch.zeros_like(start)
         line[1:] = (start | (tokens == self.separator))[:-1]
-        length, whole = self._matches((line & ~start if self.rule == "grow" else ~start).nonzero().squeeze(1), tokens)
+        length, whole = self._paths(line if self.rule == "grow" else torch.ones_like(line), tokens)
         column = torch.arange(len(tokens), device=tokens.device)
         again = start.clone()
         again[1:] |= self._again(line, column, length, whole)[1:] & ~start[:-1]
-        count = column - torch.where(again, column, 0).cummax(0).values + 1 if len(tokens) else column
-        intra = batch.intra.masked_scatter(spans, count)
+        ids = column - torch.where(again, column, 0).cummax(0).values + 1 if len(tokens) else column
+        intra = batch.intra.masked_scatter(spans, ids)
         return replace(batch, intra=self._clamp(intra))
 
     def _again(self, line: Tensor, column: Tensor, length: Tensor, whole: Tensor) -> Tensor:
@@ -202,40 +210,47 @@ class EntityPositions:
             jump = jump[jump]
         return again[:-1]
 
-    def _matches(self, at: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """``[n]`` how many tokens from each column on (0 for columns not in ``at``) are the path of an entity, and
-        ``[n]`` bool whether the path is a whole entity. A path goes on to a separator, but no further."""
-        length, whole = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool)
-        node = place = torch.zeros_like(at)
-        while len(at):
-            read = at + place
-            token = tokens[read.clamp(max=len(tokens) - 1)]
-            node, place = self._child(node, place, token)
-            goes = (node != NONE) & (read < len(tokens))
-            at, node, place, token = at[goes], node[goes], place[goes], token[goes]
-            length[at], whole[at] = place, self._is_whole(node, place)
-            goes = token != self.separator
-            at, node, place = at[goes], node[goes], place[goes]
-        return length, whole
+    def _paths(self, begins: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Follow the trie from many columns at once, up to a separator (included) at the most.
 
-    def _child(self, node: Tensor, place: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-        """One token further in the trie: the node and the place there, -1 and 0 where there is no way."""
-        known = (node != NONE) & (token >= 0) & (token < self._vocabulary) & (token != self.end) & (token != self.start)
-        node, token = node.masked_fill(~known, ROOT), token.masked_fill(~known, 0)
-        place = place.masked_fill(~known, 0)
+        Args:
+            begins: ``[n]`` bool, from which columns.
+            tokens: ``[n]``.
+        Returns:
+            ``[n]`` int64 tokens of the path from each column on, 0 where there is none; ``[n]`` bool, whether the path
+            is a whole entity.
+        """
+        at = begins.nonzero().squeeze(1)
+        letters = torch.cat([self._letters(tokens), tokens.new_full((1,), NO_LETTER)])
+        node, last, length = torch.zeros_like(at), torch.zeros_like(tokens), torch.zeros_like(tokens)
+        for place in count():
+            found, node = self._child(node, place, letters[at + place])
+            at, node = at[found], node[found]
+            if not len(at):
+                return length, self._is_whole(last, length)
+            last[at], length[at] = node, place + 1
+            if self._separators_inside:
+                goes_on = tokens[at + place] != self.separator
+                at, node = at[goes_on], node[goes_on]
+
+    def _letters(self, token: Tensor) -> Tensor:
+        """The tokens, but for those that are on no path."""
+        outside = (token < 0) | (token >= self._vocabulary) | (token == self.end) | (token == self.start)
+        return token.masked_fill(outside, NO_LETTER)
+
+    def _child(self, node: Tensor, place: Tensor | int, letter: Tensor) -> tuple[Tensor, Tensor]:
+        """One token further from ``place`` on the edge into ``node``: whether there is a way, and the node there."""
         on_edge = place < self._depth[node]
-        key = node * self._vocabulary + token
-        child = torch.searchsorted(self._keys, key).clamp(max=len(self._keys) - 1)
-        forced = self._tokens[self._path[node] + place] == token
-        found = known & torch.where(on_edge, forced, self._keys[child] == key)
-        child = torch.where(on_edge, node, child + 1)
-        return torch.where(found, child, NONE), torch.where(found, place + 1, 0)
+        forced = self._tokens[self._path[node] + place] == letter
+        key = node * (self._vocabulary + 1) + letter
+        child = torch.searchsorted(self._keys, key)
+        return torch.where(on_edge, forced, self._keys[child] == key), torch.where(on_edge, node, child)
 
     def _is_whole(self, node: Tensor, place: Tensor) -> Tensor:
         """Whether an entity ends here: the terminator may follow."""
-        at = node.clamp(min=ROOT)
-        ends = torch.where(place < self._depth[at], self._tokens[self._path[at] + place] == self.end, self._ends[at])
-        return ends & (node != NONE)
+        node = node.clamp(min=ROOT)
+        return torch.where(place < self._depth[node], self._tokens[self._path[node] + place] == self.end,
+                           self._ends[node])
 
     def _clamp(self, intra: Tensor) -> Tensor:
         self._clamped += (intra > self.limit).sum()
