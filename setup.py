@@ -10,7 +10,7 @@ exec((HERE / "recbole_genrec" / "version.py").read_text(encoding="utf-8"), versi
 
 PROPERTY_FOLDERS = ["", *sorted(path.name for path in (HERE / "properties").iterdir() if path.is_dir())]
 PACKAGES = ["recbole_genrec", "recbole_genrec.backbone", "recbole_genrec.data", "recbole_genrec.decoding",
-            "recbole_genrec.evaluation", "recbole_genrec.index", "recbole_genrec.model",
+            "recbole_genrec.evaluation", "recbole_genrec.index", "recbole_genrec.infilling", "recbole_genrec.model",
             "recbole_genrec.model.sequential_recommender", "dataset_converters"]
 
 setup(
