@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -55,38 +56,31 @@ class PromptTemplate:
 
 
 @dataclass
-class Batch:
+class Rows:
     """Token rows padded on the right.
 
     Attributes:
         tokens: ``[B, T]`` int64, 0 where padded.
         lengths: ``[B]`` int64 real tokens of each row.
-        segment: ``[B, T]`` int64 column of the segment matrix that each token came from.
-        node: ``[B, T]`` int64 trie node that an item's token chooses among its siblings; 0 where the token is forced,
-            and for the words around the items.
     """
 
     tokens: Tensor
     lengths: Tensor
-    segment: Tensor
-    node: Tensor
 
     @property
     def mask(self) -> Tensor:
         """``[B, T]`` bool, true where a real token stands."""
         return torch.arange(self.tokens.size(1), device=self.tokens.device) < self.lengths.unsqueeze(1)
 
-    @property
-    def pairs(self) -> Tensor:
-        """Number of pairs of a token and a token that it sees, itself included."""
-        return (self.lengths * (self.lengths + 1) // 2).sum()
-
-    def rows(self, rows: Tensor) -> "Batch":
+    def rows(self, rows: Tensor) -> Self:
         """Some rows, without the padding that only the others needed."""
-        lengths = self.lengths[rows]
-        width = int(lengths.max())
-        parts = (getattr(self, field.name) for field in fields(self))
-        return type(self)(*(t[rows, :width] if t.dim() == 2 else lengths for t in parts))
+        width = int(self.lengths[rows].max()) if len(rows) else 0
+        parts = (getattr(self, field.name)[rows] for field in fields(self))
+        return type(self)(*(part[:, :width] if part.dim() == 2 else part for part in parts))
+
+    def to(self, device: torch.device) -> Self:
+        """The same rows on another device."""
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def groups(self, tokens: int = 2048) -> list[Tensor]:
         """Row numbers in groups of like length that hold at most ``tokens`` tokens with their padding, or one row.
@@ -100,6 +94,25 @@ class Batch:
                 groups.append(order[begin:end])
                 begin = end
         return [*groups, order[begin:]]
+
+
+@dataclass
+class Batch(Rows):
+    """Rows of segments.
+
+    Attributes:
+        segment: ``[B, T]`` int64 column of the segment matrix that each token came from.
+        node: ``[B, T]`` int64 trie node that an item's token chooses among its siblings; 0 where the token is forced,
+            and for the words around the items.
+    """
+
+    segment: Tensor
+    node: Tensor
+
+    @property
+    def pairs(self) -> Tensor:
+        """Number of pairs of a token and a token that it sees, itself included."""
+        return (self.lengths * (self.lengths + 1) // 2).sum()
 
 
 @dataclass
@@ -166,6 +179,11 @@ class PromptBuilder:
         self.suffix = index.n_items + self.n_prefixes
         frame = self.length[self.first_prefix:self.suffix].max() + self.length[self.suffix]
         self.max_tokens = max(max_tokens, int(frame + index.lengths.max()))
+
+    @property
+    def largest_token(self) -> int:
+        """Largest token id in any prompt."""
+        return int(self.table[0].max())
 
     def to(self, device: torch.device) -> "PromptBuilder":
         """Move the token table to the device on which prompts are made (in place)."""

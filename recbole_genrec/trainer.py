@@ -82,6 +82,7 @@ class GenRecTrainer(Trainer):
         budget = self.config["max_train_minutes"]
         if budget and self.epochs_done and self.train_seconds > 60 * budget:
             raise _BudgetSpent
+        self.model.epoch = epoch_idx  # a model that draws its samples anew each epoch reads it
         began = time.monotonic()
         loss, work = self._pass_over(train_data, epoch_idx, loss_func or self.model.calculate_loss, show_progress)
         self.work = self.work + work.numbers()

@@ -65,23 +65,30 @@ _NUMBERS = {
     "max_train_minutes": (float, 0, None), "pretrain_epochs": (int, 0, None),
     "hidden_dropout_prob": (float, 0, 1), "attn_dropout_prob": (float, 0, 1), "dropout_prob": (float, 0, 1),
     "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
-    "gradient_accumulation_steps": (int, 1, None),
+    "gradient_accumulation_steps": (int, 1, None), "max_history_items": (int, 1, None),
+    "infill_share": (float, 0, 1), "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
+    "entity_bias": (float, 0, None),
 }
 #: key -> what its value must be, where it is set and not None.
 KINDS = {
     "about": dict, "load_col": dict, "eval_args": dict, "clip_grad_norm": dict, "data_path": str,
     "valid_metric": str, "output_dir": str, "llm": str, "prompt": str, "title_field": str, "title_format": str,
-    "true_time_field": str, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
+    "true_time_field": str, "period_sampling": str, "user_features": list, "item_features": list,
+    "mask_levels": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
 }
+_KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list"}
 #: Of the choices below, those that may be left open.
 _MAY_BE_NULL = {"mask_history", "lr_scheduler_type"}
 _CHOICES = {
-    "layout": ("per_target", "shared_prefix", "continuation"), "decode": ("beam", "exact_topk", "exact_all"),
+    "layout": ("per_target", "shared_prefix", "continuation"), "decode": ("beam", "exact_topk", "exact_all", "free"),
     "norm": ("full", "trie"),
     "objective": ("vocabulary", "catalogue"), "precision": ("auto", "fp32", "bf16"), "item_index": item_indexes(),
     "mask_history": (True, False), "repeat_consumption": (True, False), "train_on_prompt": (True, False),
     "trust_remote_code": (True, False), "gradient_checkpointing": (True, False), "torch_compile": (True, False),
-    "loss_type": ("CE", "BPR"),
+    "loss_type": ("CE", "BPR"), "prompt_eval": ("seen", "unseen"), "period_sampling": ("items", "samples", "off"),
+    "entity_mask": (True, False), "span_order": ("chronological", "shuffled"), "entity_positions": (True, False),
+    "plain_positions": ("grow", "literal"), "dynamic_positions": (True, False),
+    "prefix_attention": ("causal", "bidirectional"), "train_block_positions": (True, False),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "lr_scheduler_type": ("constant", "constant_with_warmup", "linear", "cosine"),
 }
@@ -91,7 +98,7 @@ def check_kinds(settings: dict[str, Any]) -> None:
     for key, kind in KINDS.items():
         value = settings.get(key)
         if value is not None and not isinstance(value, kind):
-            raise UserError(f"{key}={value!r} must be {'a text' if kind is str else 'a mapping'}")
+            raise UserError(f"{key}={value!r} must be {_KIND_NAMES[kind]}")
         if value == "" and kind is str:
             raise UserError(f"{key} is empty")
     topk = settings["topk"]

@@ -23,7 +23,7 @@ KINDS = ["llama", "gpt2", "qwen2"]
 TITLES = [f"The i{n} story" for n in range(30)]
 SETTINGS = {"lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": None, "precision": "fp32",
             "trust_remote_code": False, "gradient_checkpointing": False, "torch_compile": False,
-            "device": torch.device("cpu")}
+            "train_block_positions": False, "device": torch.device("cpu")}
 
 
 @pytest.fixture(scope="module")

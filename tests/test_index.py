@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.index import build_index
-from recbole_genrec.index.title import terminator_of
+from recbole_genrec.index.title import line_break_of
 
 #: Titles as they come: quotes, commas, tabs, other scripts, entities, some that look like our own numbering.
 WILD = ['"Quoted", with commas, "twice"', "tab\tinside", "emoji 🧸🎲 teddy", "Tom &amp; Jerry &#39;s &lt;b&gt;", "你好 世界",
@@ -145,17 +145,17 @@ def test_missing_titles_get_a_name_and_are_counted():
 
 def test_the_terminator_is_the_line_break_where_there_is_one():
     tokenizer = byte_level(["A"])
-    assert tokenizer.decode([terminator_of(tokenizer)]) == "\n"
+    assert tokenizer.decode([line_break_of(tokenizer)]) == "\n"
     tokenizer = sentencepiece_like(WILD)
-    assert tokenizer.convert_ids_to_tokens(terminator_of(tokenizer)) == "<0x0A>"
-    assert lower_casing(["A"]).convert_ids_to_tokens(terminator_of(lower_casing(["A"]))) == "[SEP]"
+    assert tokenizer.convert_ids_to_tokens(line_break_of(tokenizer)) == "<0x0A>"
+    assert lower_casing(["A"]).convert_ids_to_tokens(line_break_of(lower_casing(["A"]))) == "[SEP]"
 
 
 def test_a_tokenizer_without_any_terminator_is_refused():
     tokenizer = lower_casing(["A"])
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="end"):
-        terminator_of(tokenizer)
+        line_break_of(tokenizer)
 
 
 # ----------------------------------------------------------------------------------- arrays, trie, fingerprint

@@ -324,6 +324,6 @@ def test_a_trie_without_one_terminator_is_refused(spellings):
 
 def test_texts_without_spans_of_b_are_left_alone():
     sample = fill_in(text_of([A, B]), np.array([[2, 2]]), "entity", SPECIALS)
-    batch = collate([sample])
-    batch = type(batch)(batch.tokens, batch.inter, batch.intra, batch.label, batch.blank, batch.sep, batch.sep)
+    batch = collate([sample]).part_a
+    assert batch.tokens.size(1) == batch.sep == batch.lengths
     assert torch.equal(positions_of([[A, B]], "grow").fill(batch).intra, batch.intra)

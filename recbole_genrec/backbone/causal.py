@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
 
 from recbole_genrec.backbone.blocks import NAME as BLOCKS
 from recbole_genrec.backbone.blocks import seen_by_block
@@ -20,7 +22,35 @@ class CausalBackbone(nn.Module):
 
     Args:
         model: the Hugging Face model, or a ``PeftModel`` around one.
+
+    Attributes:
+        kind: kind of architecture, as ``properties/backbone`` calls it.
+        lora_targets: modules that LoRA adapts where nothing else is said; those that the architecture has.
+        lora_task: peft's name of the task.
+        extra_tokens: special tokens that must be in the vocabulary.
+        adds_tokens: whether a pre-trained model that lacks them gets them, as trained rows of its embedding.
     """
+
+    kind = "causal"
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    lora_task: str | None = "CAUSAL_LM"
+    extra_tokens: tuple[str, ...] = ()
+    adds_tokens = False
+    #: Whether an answer's tokens stand after the prompt's in the model's positions.
+    answers_take_positions = True
+
+    @staticmethod
+    def scratch(settings: dict) -> nn.Module:
+        """A model with random weights, from the settings of its configuration."""
+        # Rotary positions cost nothing, so the limit is only a number; prompts are bounded by max_prompt_tokens.
+        settings = {"max_position_embeddings": 8192, **settings}
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+
+    @staticmethod
+    def pretrained(source: str, dtype: torch.dtype, **remote) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        """Model and tokenizer of a folder or of the hub; safetensors only."""
+        tokenizer = AutoTokenizer.from_pretrained(source, **remote)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **remote), tokenizer
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -145,21 +175,33 @@ class CausalState:
         groups = prompts.groups()
         for rows in groups:
             part, cache = prompts.rows(rows), growing_cache()
-            states = backbone.core.base_model(input_ids=part.tokens, attention_mask=part.mask.long(),
-                                              past_key_values=cache, use_cache=True).last_hidden_state
+            states = self._read(part, cache)
             hidden.append(states[torch.arange(len(rows), device=rows.device), part.lengths - 1])
             keep(self.cache, cache, rows, prompts.tokens.shape)
         self.hidden = torch.cat(hidden)[torch.cat(groups).argsort()]
         self.logits, self.logits_at = backbone.logits, backbone.logits_at
 
-    def push(self, tokens: Tensor, visible: Tensor, depth: Tensor) -> Tensor:
+    def _read(self, prompts: Batch, cache: Cache) -> Tensor:
+        """``[b, T, d]`` states of some prompts, whose keys and values go into the cache."""
+        return self.backbone.core.base_model(input_ids=prompts.tokens, attention_mask=prompts.mask.long(),
+                                             past_key_values=cache, use_cache=True).last_hidden_state
+
+    def push(self, tokens: Tensor, visible: Tensor, depth: Tensor, intra: Tensor | None = None) -> Tensor:
         users, width = tokens.shape
         prompt = self.mask.unsqueeze(1).expand(-1, width, -1)
         seen = torch.cat([prompt, visible.expand(users, -1, -1)], dim=-1).unsqueeze(1)
-        mask = additive(seen, self.hidden.dtype)
-        position = (self.lengths.unsqueeze(1) + depth).expand(users, width)
-        return self.backbone.core.base_model(input_ids=tokens, attention_mask=mask, position_ids=position,
-                                             past_key_values=self.cache, use_cache=True).last_hidden_state
+        intra = depth + 2 if intra is None else intra
+        inputs = self._inputs(tokens, depth.expand(users, width), intra.expand(users, width))
+        return self.backbone.core.base_model(**inputs, attention_mask=self._masked(seen), past_key_values=self.cache,
+                                             use_cache=True).last_hidden_state
+
+    def _inputs(self, tokens: Tensor, depth: Tensor, intra: Tensor) -> dict[str, Tensor]:
+        """What the model is given for ``[B, Q]`` pushed tokens."""
+        return {"input_ids": tokens, "position_ids": self.lengths.unsqueeze(1) + depth}
+
+    def _masked(self, seen: Tensor) -> Tensor:
+        """``[B, 1, Q, K]`` bool as the model takes it."""
+        return additive(seen, self.hidden.dtype)
 
     def select(self, rows: Tensor) -> None:
         self.cache.batch_select_indices(rows)

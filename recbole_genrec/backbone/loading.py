@@ -5,17 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer,
-                          PreTrainedTokenizerBase)
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from recbole_genrec.backbone.causal import CausalBackbone
+from recbole_genrec.backbone.glm_checkpoint import is_glm, refuse_relatives
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.errors import UserError
@@ -39,18 +39,22 @@ class Loaded:
     name: str
 
 
-def load_backbone(config, texts: Iterable[str]) -> Loaded:
+def load_backbone(config, texts: Iterable[str], families: Mapping[str, type] | None = None) -> Loaded:
     """Load or make the backbone that ``config["llm"]`` names.
 
     Args:
         config: reads llm, lora_*, precision, trust_remote_code, device, gradient_checkpointing, torch_compile.
         texts: what a scratch backbone's tokenizer is trained on.
+        families: kind of architecture (``causal``, ``seq2seq``, ``glm``) -> the class to put it behind; what is not
+            there is refused.
     Raises:
         UserError: nothing of that name, a folder without a model, or a model that cannot be used.
     """
+    families = FAMILIES if families is None else families
     name = str(config["llm"])
     found = resolve(name)
-    loaded = _from_scratch(name, found, texts) if isinstance(found, dict) else _pretrained(name, found, config)
+    loaded = _from_scratch(name, found, texts, families) if isinstance(found, dict) else \
+        _pretrained(name, found, config, families)
     if config["gradient_checkpointing"]:
         try:
             loaded.backbone.core.gradient_checkpointing_enable({"use_reentrant": False})
@@ -59,6 +63,26 @@ def load_backbone(config, texts: Iterable[str]) -> Loaded:
     if config["torch_compile"]:
         loaded.backbone.compile_layers()
     return loaded
+
+
+#: Plain language models behind the step interface.
+FAMILIES: dict[str, type] = {family.kind: family for family in (CausalBackbone, Seq2SeqBackbone)}
+
+
+def family_of(kind: str, name: str, families: Mapping[str, type], model: str = "this model") -> type:
+    """The class for a kind of architecture.
+
+    Args:
+        kind: ``causal``, ``seq2seq`` or ``glm``.
+        name: what ``llm:`` said.
+        families: kind -> class.
+        model: who asks, for the message.
+    Raises:
+        UserError: there is none.
+    """
+    if kind not in families:
+        raise UserError(f"--llm={name} is a {kind} backbone, and {model} needs a {' or '.join(families)} one")
+    return families[kind]
 
 
 def resolve(name: str) -> dict | str:
@@ -76,7 +100,8 @@ def resolve(name: str) -> dict | str:
             raise UserError(f"--llm={name}: the folder holds no model (no config.json)")
         return str(folder)
     known = ", ".join(property_names("backbone"))
-    if near := difflib.get_close_matches(name, property_names("backbone"), n=1, cutoff=0.8):
+    near = difflib.get_close_matches(name, property_names("backbone"), n=1, cutoff=0.8)
+    if near and "/" not in name:  # with a slash it is meant to be on the hub
         raise UserError(f"--llm={name}: no such folder or backbone; did you mean '{near[0]}'?")
     # A hub id is "name" or "owner/name".
     if not re.fullmatch(r"[\w.-]*[A-Za-z][\w.-]*(/[\w.-]+)?", name) or name.startswith("."):
@@ -96,45 +121,54 @@ def compute_dtype(config) -> torch.dtype:
     return torch.bfloat16 if config["precision"] == "bf16" else torch.float32
 
 
-def _from_scratch(name: str, description: dict, texts: Iterable[str]) -> Loaded:
-    tokenizer = train_tokenizer(texts, description["tokenizer"]["vocab_size"])
-    settings = dict(description["config"])
-    # Rotary positions cost nothing, so the limit is only a number; prompts are bounded by max_prompt_tokens.
-    settings.setdefault("max_position_embeddings", 8192)
-    seq2seq = description["kind"] == "seq2seq"
-    model_config = AutoConfig.for_model(settings.pop("model_type"), **settings, vocab_size=len(tokenizer),
-                                        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                                        pad_token_id=tokenizer.pad_token_id)
-    backbone = Seq2SeqBackbone(AutoModelForSeq2SeqLM.from_config(model_config)) if seq2seq else \
-        CausalBackbone(AutoModelForCausalLM.from_config(model_config))
-    return Loaded(backbone, tokenizer, False, name)
+def _from_scratch(name: str, description: dict, texts: Iterable[str], families: Mapping[str, type]) -> Loaded:
+    family = family_of(description["kind"], name, families)
+    tokenizer = train_tokenizer(texts, description["tokenizer"]["vocab_size"], family.extra_tokens)
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id,
+           "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return Loaded(family(family.scratch({**description["config"], **ids})), tokenizer, False, name)
 
 
-def _pretrained(name: str, source: str, config) -> Loaded:
+def _pretrained(name: str, source: str, config, families: Mapping[str, type]) -> Loaded:
     remote = {"trust_remote_code": bool(config["trust_remote_code"])}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **remote)
+        family = family_of(_kind(source, remote), name, families)
         # Frozen weights may be bf16; safetensors only, so that loading runs no code of the file's.
         dtype = compute_dtype(config) if config["device"].type == "cuda" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **remote)
+        model, tokenizer = family.pretrained(source, dtype, **remote)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(f"--llm={name} is no backbone ({', '.join(property_names('backbone'))}), no folder with a "
                         f"model, and could not be had from the hub: {_first_sentence(error)}") from None
-    backbone = CausalBackbone(model)
+    new = tokenizer.add_tokens([token for token in family.extra_tokens if token not in tokenizer.get_vocab()],
+                               special_tokens=True) if family.adds_tokens else 0
+    if new and len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    backbone = family(model)
     backbone.check()
-    backbone.model = _with_lora(model, config)
+    backbone.model = _with_lora(model, config, family, list(range(len(tokenizer) - new, len(tokenizer))))
     return Loaded(backbone, tokenizer, True, name)
 
 
-def _with_lora(model: nn.Module, config) -> nn.Module:
-    """The model with LoRA adapters; all other weights are frozen."""
+def _kind(source: str, remote: dict) -> str:
+    """Kind of architecture of a folder or hub id."""
+    if is_glm(source):  # first: its files call themselves by the name of another model
+        return "glm"
+    try:
+        return "seq2seq" if AutoConfig.from_pretrained(source, **remote).is_encoder_decoder else "causal"
+    except ValueError:
+        refuse_relatives(source)  # a better sentence, if it is one of them
+        raise
+
+
+def _with_lora(model: nn.Module, config, family: type, new_tokens: list[int]) -> nn.Module:
+    """The model with LoRA adapters, and rows of its embedding for ``new_tokens``; all other weights are frozen."""
     import peft
 
     targets = config["lora_target_modules"]
     names = {module.rsplit(".", 1)[-1] for module, _ in model.named_modules()}
     if targets is None:
         # The paper's, where the architecture has them; else peft's own choice for it.
-        targets = ["q_proj", "v_proj"] if {"q_proj", "v_proj"} <= names else None
+        targets = [target for target in family.lora_targets if target in names] or None
     else:
         targets = [targets] if isinstance(targets, str) else list(targets)
         if missing := [target for target in targets if target not in names]:
@@ -142,7 +176,9 @@ def _with_lora(model: nn.Module, config) -> nn.Module:
     try:
         return peft.get_peft_model(model, peft.LoraConfig(
             r=config["lora_r"], lora_alpha=config["lora_alpha"], lora_dropout=config["lora_dropout"],
-            target_modules=targets, bias="none", task_type="CAUSAL_LM",
+            target_modules=targets, bias="none", task_type=family.lora_task,
+            trainable_token_indices=new_tokens or None,
+            modules_to_save=["block_position_embeddings"] if config["train_block_positions"] else None,
             fan_in_fan_out=model.config.model_type == "gpt2"))
     except ValueError as error:
         raise UserError(f"LoRA cannot be added: {_first_sentence(error)}") from None

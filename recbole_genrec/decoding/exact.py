@@ -88,31 +88,34 @@ def _score_slice(state: DecodingState, trie: Trie, low: int, high: int, pushed: 
 
 @torch.no_grad()
 def score_items(state: DecodingState, trie: Trie, items: Tensor, norm: str = "full") -> Tensor:
-    """Log-probability of one given item per row, by teacher forcing.
+    """Log-probability of given items, by teacher forcing: branches after the prompt that do not see each other.
 
     Args:
-        state: prompts of ``B`` rows; its pushed tokens are forgotten.
+        state: prompts of ``B`` users; its pushed tokens are forgotten.
         trie: over the item index, on the same device.
-        items: ``[B]`` item ids.
+        items: ``[B, C]`` item ids.
         norm: see :func:`recbole_genrec.decoding.tree.child_log_probs`.
     Returns:
-        ``[B]`` float32.
+        ``[B, C]`` float32.
     """
-    tokens, node, length = trie.paths(items)
-    hidden = state.hidden.unsqueeze(1)
-    if (width := tokens.size(1)) > 1:
-        visible = torch.ones(width - 1, width - 1, dtype=torch.bool, device=tokens.device).tril().unsqueeze(0)
-        depth = torch.arange(width - 1, device=tokens.device).unsqueeze(0)
-        hidden = torch.cat([hidden, state.push(tokens[:, :-1], visible, depth)], dim=1)
+    tokens, node, length = (part.view(*items.shape, *part.shape[1:]) for part in trie.paths(items.flatten()))
+    users, count, width = tokens.shape
+    hidden = state.hidden[:, None, None].expand(-1, count, 1, -1)
+    if width > 1:
+        place = torch.arange(width - 1, device=tokens.device).repeat(count)
+        branch = torch.arange(count, device=tokens.device).repeat_interleave(width - 1)
+        visible = (branch == branch.unsqueeze(1)) & (place <= place.unsqueeze(1))
+        pushed = state.push(tokens[:, :, :-1].flatten(1), visible.unsqueeze(0), place.unsqueeze(0))
+        hidden = torch.cat([hidden, pushed.view(users, count, width - 1, -1)], dim=2)
         state.forget()
-    scored = torch.arange(width, device=tokens.device) < length.unsqueeze(1) if norm == "full" else node > 0
+    scored = torch.arange(width, device=tokens.device) < length.unsqueeze(2) if norm == "full" else node > 0
     states = hidden[scored]
     if norm == "full":
         own = torch.arange(len(states), device=states.device)
         step = state.logits_at(states, own, tokens[scored]).float() - log_partition(state, states)
     else:
         step = step_log_probs(state.logits(states), node[scored], trie)
-    return torch.zeros(tokens.shape, device=tokens.device).masked_scatter(scored, step).sum(1)
+    return torch.zeros(tokens.shape, device=tokens.device).masked_scatter(scored, step).sum(2)
 
 
 def step_log_probs(logits: Tensor, node: Tensor, trie: Trie) -> Tensor:

@@ -23,13 +23,15 @@ class DecodingState(Protocol):
     hidden: Tensor
     """``[B, d]`` state that predicts the first token of the answer."""
 
-    def push(self, tokens: Tensor, visible: Tensor, depth: Tensor) -> Tensor:
+    def push(self, tokens: Tensor, visible: Tensor, depth: Tensor, intra: Tensor | None = None) -> Tensor:
         """Run new tokens; ``visible[:, q]`` tells which generated tokens (all so far, then the new ones) ``q`` sees.
 
         Args:
             tokens: ``[B, Q]``.
             visible: ``[B or 1, Q, S + Q]`` bool, ``S`` the tokens pushed before. Every token sees itself.
             depth: ``[B or 1, Q]`` place in the answer, from 0.
+            intra: ``[B, Q]`` place within the entity that the token is part of, for models that read it; None: the
+                answer is one entity, so it is ``depth`` + 2 (1 is the token that starts the answer).
         Returns:
             ``[B, Q, d]`` hidden states.
         """

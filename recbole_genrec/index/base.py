@@ -88,6 +88,9 @@ class ItemIndex:
         return cls(torch.from_numpy(tokens), torch.from_numpy(offsets), texts, terminator, report)
 
 
-def build_index(name: str, catalogue: Catalogue, tokenizer) -> ItemIndex:
-    """The index called ``name``: module ``recbole_genrec.index.<name>``, function ``build(catalogue, tokenizer)``."""
-    return importlib.import_module(f"recbole_genrec.index.{name}").build(catalogue, tokenizer)
+def build_index(name: str, catalogue: Catalogue, tokenizer, **spelling: Any) -> ItemIndex:
+    """The index called ``name``: module ``recbole_genrec.index.<name>``, function ``build(catalogue, tokenizer, ...)``.
+
+    ``spelling`` may say which token ends an item (``terminator``) and what stands before it (``lead``).
+    """
+    return importlib.import_module(f"recbole_genrec.index.{name}").build(catalogue, tokenizer, **spelling)

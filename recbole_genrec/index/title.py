@@ -13,11 +13,11 @@ from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.index.base import ItemIndex
 
 
-def terminator_of(tokenizer) -> int:
-    """Token that ends every item: the line break, which no title contains, or else the end-of-sequence token.
+def line_break_of(tokenizer) -> int:
+    """Token that ends a line: the line break, which no title contains, or else a special token.
 
     The line break is one token in byte-level and sentencepiece vocabularies and keeps a pre-trained model on
-    text that it knows (one title a line). Tokenizers that swallow line breaks (BERT's, T5's) get ``eos``.
+    text that it knows (one title a line). Tokenizers that swallow line breaks get ``sep`` (BERT's) or ``eos`` (T5's).
     """
     for candidate in ("\n", "Ċ", "<0x0A>"):
         ids = tokenizer.encode(candidate, add_special_tokens=False) if candidate == "\n" else \
@@ -25,16 +25,30 @@ def terminator_of(tokenizer) -> int:
         if len(ids) == 1 and ids[0] is not None and ids[0] != tokenizer.unk_token_id \
                 and tokenizer.decode(ids).strip(" ") == "\n":
             return ids[0]
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has neither a line break nor an end-of-sequence token to end an item with")
-    return tokenizer.eos_token_id
+    for special in (tokenizer.sep_token_id, tokenizer.eos_token_id):
+        if special is not None:
+            return special
+    raise ValueError("the tokenizer has neither a line break nor an end-of-sequence token to end an item with")
 
 
-def build(catalogue: Catalogue, tokenizer) -> ItemIndex:
-    """Spell every item by its title, as ``tokenizer`` encodes the title on its own."""
-    terminator = terminator_of(tokenizer)
+def build(catalogue: Catalogue, tokenizer, terminator: int | None = None, lead: str = "") -> ItemIndex:
+    """Spell every item by its title, as ``tokenizer`` encodes the title on its own.
+
+    Args:
+        catalogue: the titles.
+        tokenizer: of the backbone.
+        terminator: token that ends every spelling; None: that of a line.
+        lead: text before every title.
+    """
+    terminator = line_break_of(tokenizer) if terminator is None else terminator
     texts = list(catalogue.titles)
-    spellings = _encode(tokenizer, texts, terminator)
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens and without the terminator."""
+        ids = tokenizer([lead + text if text else "" for text in texts], add_special_tokens=False)["input_ids"]
+        return [[token for token in row if token != terminator] for row in ids]
+
+    spellings = encode(texts)
     order = [hashlib.sha256(token.encode()).digest() for token in catalogue.item_tokens]
 
     collided, attempt = set(), defaultdict(lambda: 1)
@@ -58,15 +72,10 @@ def build(catalogue: Catalogue, tokenizer) -> ItemIndex:
             taken[title] = max(taken[title] + 1, attempt[item] + 1)
             attempt[item] = taken[title]
             texts[item] = f"{title} [{attempt[item]}]"
-        for item, spelling in zip(clashing, _encode(tokenizer, [texts[item] for item in clashing], terminator)):
+        for item, spelling in zip(clashing, encode([texts[item] for item in clashing])):
             spellings[item] = spelling
 
     report = {"index": "title", "items": len(texts) - 1, "items_without_title": catalogue.n_missing,
               "items_sharing_title": len(collided)}
     return ItemIndex.from_spellings(spellings[1:], texts, terminator, report)
 
-
-def _encode(tokenizer, texts: list[str], terminator: int) -> list[list[int]]:
-    """Token ids of each text, without special tokens and without the terminator."""
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    return [[token for token in ids if token != terminator] for ids in encoded]

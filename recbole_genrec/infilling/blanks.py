@@ -7,12 +7,13 @@ of the text, and its tokens carry the position of their own mask in A.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_genrec.prompt import Rows
 from recbole_genrec.infilling.masks import LEVELS
 from recbole_genrec.infilling.text import Text
 
@@ -147,27 +148,19 @@ def _within_entities(text: Text) -> np.ndarray:
 
 
 @dataclass
-class BlankBatch:
+class BlankBatch(Rows):
     """Samples as rows padded on the right; all int64 on one device.
 
     Attributes:
-        tokens, inter, intra, label, blank: ``[B, T]`` as in :class:`Sample`; 0 where padded, labels -100.
-        lengths: ``[B]`` columns of each row that are real.
+        inter, intra, label, blank: ``[B, T]`` as in :class:`Sample`; 0 where padded, labels -100.
         sep: ``[B]`` length of each row's A.
     """
 
-    tokens: Tensor
     inter: Tensor
     intra: Tensor
     label: Tensor
     blank: Tensor
-    lengths: Tensor
     sep: Tensor
-
-    @property
-    def mask(self) -> Tensor:
-        """``[B, T]`` bool, true where a real token stands."""
-        return torch.arange(self.tokens.size(1), device=self.tokens.device) < self.lengths.unsqueeze(1)
 
     @property
     def spans(self) -> Tensor:
@@ -175,16 +168,16 @@ class BlankBatch:
         column = torch.arange(self.tokens.size(1), device=self.tokens.device)
         return (column >= self.sep.unsqueeze(1)) & (column < self.lengths.unsqueeze(1))
 
-    def rows(self, index: Tensor) -> "BlankBatch":
-        """Some rows, without the padding that only the others needed."""
-        lengths = self.lengths[index]
-        width = int(lengths.max()) if len(lengths) else 0
-        parts = (getattr(self, part.name)[index] for part in fields(self))
-        return BlankBatch(*(part[:, :width] if part.dim() == 2 else part for part in parts))
+    @property
+    def pairs(self) -> Tensor:
+        """Number of pairs of a token and a token that it sees, itself included."""
+        b = self.lengths - self.sep
+        return (self.sep * self.sep + b * self.sep + b * (b + 1) // 2).sum()
 
-    def to(self, device: torch.device | str) -> "BlankBatch":
-        """The same batch on another device."""
-        return BlankBatch(*(getattr(self, part.name).to(device) for part in fields(self)))
+    @property
+    def part_a(self) -> "BlankBatch":
+        """A alone."""
+        return replace(self, lengths=self.sep).rows(torch.arange(len(self.sep), device=self.sep.device))
 
 
 def collate(samples: Sequence[Sample]) -> BlankBatch:
@@ -197,9 +190,9 @@ def collate(samples: Sequence[Sample]) -> BlankBatch:
         raise ValueError("a batch needs at least one sample")
     lengths = np.array([len(sample.tokens) for sample in samples])
     real = np.arange(lengths.max()) < lengths[:, None]
-    rows = []
+    rows = {}
     for name in ("tokens", "inter", "intra", "label", "blank"):
         row = np.full(real.shape, IGNORED if name == "label" else 0, dtype=np.int64)
         row[real] = np.concatenate([getattr(sample, name) for sample in samples])
-        rows.append(torch.from_numpy(row))
-    return BlankBatch(*rows, torch.from_numpy(lengths), torch.tensor([sample.sep for sample in samples]))
+        rows[name] = torch.from_numpy(row)
+    return BlankBatch(**rows, lengths=torch.from_numpy(lengths), sep=torch.tensor([sample.sep for sample in samples]))

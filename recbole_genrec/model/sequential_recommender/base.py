@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recbole_genrec.backbone.loading import compute_dtype, load_backbone, resolve
+from recbole_genrec.backbone.causal import CausalBackbone
+from recbole_genrec.backbone.loading import compute_dtype, family_of, load_backbone, resolve
 from recbole_genrec.data.catalogue import Catalogue
+from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.batching import in_batches, users_that_fit
 from recbole_genrec.decoding.beam import beam_search
 from recbole_genrec.decoding.best_first import best_first
 from recbole_genrec.decoding.exact import exact_top_k, score_items
-from recbole_genrec.decoding.tree import Ranking
+from recbole_genrec.decoding.free import free_beams
+from recbole_genrec.decoding.tree import NEVER, Ranking, side_by_side
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.ranking import HISTORY
-from recbole_genrec.index import build_index
-from recbole_genrec.prompt import Batch, PromptBuilder, PromptTemplate
+from recbole_genrec.index import ItemIndex, build_index
+from recbole_genrec.prompt import Rows
 
 
 class GenerativeRecommender(SequentialRecommender):
     """A language model that spells the next item token by token (RecBole model).
 
-    A subclass says in :meth:`has_suffix` how its prompt ends and in ``calculate_loss`` what it learns.
+    A subclass says in :attr:`families` what it can have for a backbone, in :meth:`read_wording`, :meth:`make_index`
+    and :meth:`make_prompts` what the backbone reads, and in ``calculate_loss`` what it learns.
 
     Scores are log-probabilities of items given the history: ``full_sort_predict`` gives those of the decoded
     items and ``-inf`` elsewhere, ``predict`` that of a given item.
     """
 
     generative = True
-    #: What a scratch backbone's ``kind`` must be.
-    backbone_kind = "causal"
+    #: Kind of architecture -> class that puts it behind our interface.
+    families: Mapping[str, type] = {CausalBackbone.kind: CausalBackbone}
+
+    #: Text that stands before every title.
+    lead = ""
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.config = config
         self.catalogue = Catalogue.from_dataset(dataset)
-        domain = (config["about"] or {}).get("domain")
-        self.template = PromptTemplate.load(config["prompt"], domain, self.has_suffix(config))
         # The tokenizer of a scratch backbone sees titles and wording, one entry each: no user's sequence.
-        texts = [*self.catalogue.titles[1:], *self.template.prefixes, self.template.suffix, "\n"]
-        loaded = load_backbone(config, texts)
+        texts = [*(self.lead + title for title in self.catalogue.titles[1:]), *self.read_wording(config, dataset), "\n"]
+        loaded = load_backbone(config, texts, self.families)
         self.backbone, self.tokenizer, self.pretrained = loaded.backbone, loaded.tokenizer, loaded.pretrained
-        self.index = build_index(config["item_index"], self.catalogue, self.tokenizer)
+        self.index = self.make_index()
         self.trie = self.index.trie.to(self.device)
-        self.prompts = PromptBuilder(self.index, self.tokenizer, self.template,
-                                     config["max_prompt_tokens"]).to(self.device)
+        self.prompts = self.make_prompts(dataset)
         self.dtype = compute_dtype(config)
         self.topk = max(config["topk"])
         self.lists = self.exact_lists = 0  # decoded so far, and those of them that are proven exact
@@ -64,25 +70,31 @@ class GenerativeRecommender(SequentialRecommender):
         """
         if config["loss_type"] != "CE":
             raise UserError(f"{cls.__name__} has no loss_type={config['loss_type']}: a generative model learns by CE")
-        PromptTemplate.load(config["prompt"], None, cls.has_suffix(config))
         found = resolve(str(config["llm"]))
-        if isinstance(found, dict) and found["kind"] != cls.backbone_kind:
-            raise UserError(f"--llm={config['llm']} is a {found['kind']} backbone, and {cls.__name__} needs a "
-                            f"{cls.backbone_kind} one")
+        if isinstance(found, dict):
+            family_of(found["kind"], config["llm"], cls.families, cls.__name__)
 
-    @staticmethod
-    def has_suffix(config) -> bool:
-        """Whether a marker stands between the history and the answer."""
+    def read_wording(self, config, dataset) -> list[str]:
+        """Read what stands around the items, and return it: a scratch backbone's tokenizer is trained on it too."""
         raise NotImplementedError  # RecBole's convention for what a model must define
+
+    def make_index(self) -> ItemIndex:
+        """How items are spelled."""
+        return build_index(self.config["item_index"], self.catalogue, self.tokenizer)
+
+    def make_prompts(self, dataset):
+        """The builder of prompts, with ``max_tokens`` and ``largest_token``."""
+        raise NotImplementedError
 
     def _check_fit(self) -> None:
         """Refuse spellings that the backbone cannot read: token ids or prompts beyond what it was made for."""
         embedded = self.backbone.core.get_input_embeddings().num_embeddings
-        if (largest := int(self.prompts.table[0].max())) >= embedded:
+        if (largest := self.prompts.largest_token) >= embedded:
             raise UserError(f"--llm={self.config['llm']}: its tokenizer gives token {largest}, but the model embeds "
                             f"only {embedded}")
         limit = self.backbone.max_positions
-        longest = self.prompts.max_tokens + int(self.index.lengths.max())
+        title = int(self.index.lengths.max()) if self.backbone.answers_take_positions else 0
+        longest = self.prompts.max_tokens + title
         window = self.backbone.window
         if window is not None and longest > window:
             raise UserError(
@@ -102,9 +114,9 @@ class GenerativeRecommender(SequentialRecommender):
 
     # --------------------------------------------------------------------------------------------- prediction
 
-    def prompt_of(self, interaction) -> Batch:
-        """Prompts of a batch, from its ``item_id_list`` alone (other columns may describe the target)."""
-        return self.prompts(interaction[self.ITEM_SEQ])
+    def prompt_of(self, interaction) -> Rows:
+        """Prompts of a batch, from what was before each target (other columns may describe the target)."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def recommend(self, interaction, k: int) -> Ranking:
@@ -117,8 +129,11 @@ class GenerativeRecommender(SequentialRecommender):
         self.exact_lists += int(ranking.exact.sum())
         return ranking
 
-    def _decode(self, prompts: Batch, k: int, banned: Tensor | None) -> Ranking:
+    def _decode(self, prompts: Rows, k: int, banned: Tensor | None) -> Ranking:
         decode, norm = self.config["decode"], self.config["norm"]
+        if decode == "free":
+            items, _, scores = self.write(prompts, max(k, self.config["num_beams"]))
+            return self._free_ranking(items, scores, k, banned)
         with self.autocast():
             state = self.backbone.start(prompts)
             if decode == "exact_all":
@@ -126,6 +141,40 @@ class GenerativeRecommender(SequentialRecommender):
             if decode == "exact_topk":
                 return best_first(state, self.trie, k, norm, banned, self.config["decode_budget"])
             return beam_search(state, self.trie, k, self.config["num_beams"], norm, banned)
+
+    #: Judges places within entities while text is written freely; None for a model that knows none.
+    positions = None
+
+    @torch.no_grad()
+    def write(self, prompts: Rows, beams: int) -> tuple[Tensor, list[list[str]], Tensor]:
+        """What the model writes when nothing constrains it.
+
+        Returns:
+            ``[B, beams]`` int64 the item whose spelling an output is, white space aside (the paper's match), 0 for
+            none; the outputs as text; ``[B, beams]`` their log-probabilities.
+        """
+        with self.autocast():
+            tokens, scores = free_beams(self.backbone.start(prompts), self.index.terminator, beams,
+                                        int(self.index.lengths.max()), self.positions)
+        texts = [" ".join(text.split())
+                 for text in self.tokenizer.batch_decode(tokens.flatten(0, 1), skip_special_tokens=True)]
+        items = torch.tensor([self._spelled.get(text, 0) for text in texts], device=tokens.device)
+        rows = [texts[begin:begin + beams] for begin in range(0, len(texts), beams)]
+        return items.view(scores.shape), rows, scores
+
+    @cached_property
+    def _spelled(self) -> dict[str, int]:
+        return {" ".join(text.split()): item for item, text in enumerate(self.index.texts) if item}
+
+    def _free_ranking(self, items: Tensor, scores: Tensor, k: int, banned: Tensor | None) -> Ranking:
+        """The items among the outputs, each once; the rest takes no rank."""
+        again = (items.unsqueeze(1) == items.unsqueeze(2)).tril(-1).any(2)
+        out = again | (items == 0)
+        if banned is not None:
+            out |= (items.unsqueeze(2) == banned.unsqueeze(1)).any(2)
+        ranking = Ranking.empty(len(items), k, items.device)
+        ranking.add(items, scores.masked_fill(out, NEVER))
+        return ranking
 
     def full_sort_predict(self, interaction) -> Tensor:
         """``[B * n_items]`` log-probabilities of the decoded items, ``-inf`` for all others."""
@@ -137,14 +186,25 @@ class GenerativeRecommender(SequentialRecommender):
 
     @torch.no_grad()
     def predict(self, interaction) -> Tensor:
-        """``[B]`` log-probability of each row's item, by teacher forcing (no decoding, so never ``-inf``)."""
-        prompts, items = self.prompt_of(interaction), interaction[self.ITEM_ID]
-        scores = torch.empty(len(items), device=self.device)
-        for rows in prompts.lengths.argsort().split(self._users_at_a_time(prompts)):
+        """``[B]`` log-probability of each row's item, by teacher forcing (no decoding, so never ``-inf``).
+
+        Neighbouring rows of one sample (sampled evaluation: a target and its negatives) read its prompt once.
+        """
+        items = interaction[self.ITEM_ID]
+        # Without a sample's number each row is a sample of its own.
+        sample = interaction[TARGET_ROW] if TARGET_ROW in interaction else torch.arange(len(items))
+        _, owner, count = sample.to(items.device).unique_consecutive(return_inverse=True, return_counts=True)
+        prompts = self.prompt_of(interaction[count.cumsum(0) - count])
+        candidates = side_by_side(items, count, 1)
+        real = side_by_side(torch.ones_like(items, dtype=torch.bool), count, False)
+        scores = torch.empty(candidates.shape, device=items.device)
+        longest = prompts.tokens.size(1) + candidates.size(1) * int(self.index.lengths.max())
+        size = users_that_fit(self.backbone.bytes_per_token, longest, self.device)
+        for rows in prompts.lengths.argsort().split(size):
             with self.autocast():
                 state = self.backbone.start(prompts.rows(rows))
-                scores[rows] = score_items(state, self.trie, items[rows], self.config["norm"])
-        return scores
+                scores[rows] = score_items(state, self.trie, candidates[rows], self.config["norm"])
+        return scores[real]
 
     def _users_at_a_time(self, prompts: Batch) -> int:
         return users_that_fit(self.backbone.bytes_per_token, prompts.tokens.size(1), self.device)
@@ -156,6 +216,8 @@ class GenerativeRecommender(SequentialRecommender):
         folder.mkdir(parents=True, exist_ok=True)
         self.trie.save(folder / "trie.safetensors")
         self.backbone.model.save_pretrained(folder)
+        if additions := self._additions():
+            save_file(additions, folder / "additions.safetensors")
         self.tokenizer.save_pretrained(folder)
         (folder / "genrec.json").write_text(json.dumps({"llm": str(self.config["llm"]), "pretrained": self.pretrained,
                                                         "trie_fingerprint": self.index.fingerprint}))
@@ -171,9 +233,15 @@ class GenerativeRecommender(SequentialRecommender):
             weights = load_file(folder / "model.safetensors", device=str(self.device))
             self.backbone.model.load_state_dict(weights, strict=False)  # tied weights are stored once
             self.backbone.model.tie_weights()
+        if self._additions():
+            self.backbone.load_state_dict(load_file(folder / "additions.safetensors", device=str(self.device)),
+                                          strict=False)
+
+    def _additions(self) -> dict[str, Tensor]:
+        """Weights of the backbone that are not the Hugging Face model's."""
+        return {name: weight for name, weight in self.backbone.state_dict().items() if not name.startswith("model.")}
 
     def describe(self) -> dict:
         """Facts for the result record: backbone, fingerprints, what the index had to do."""
-        return {"backbone": str(self.config["llm"]), "prompt_fingerprint": self.template.fingerprint,
-                "trie_fingerprint": self.index.fingerprint, "trie_nodes": len(self.trie),
+        return {"backbone": str(self.config["llm"]), "trie_fingerprint": self.index.fingerprint, "trie_nodes": len(self.trie),
                 "max_prompt_tokens": self.prompts.max_tokens, **self.index.report}

@@ -10,7 +10,7 @@ from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work, language_model_flops
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
-from recbole_genrec.prompt import Batch
+from recbole_genrec.prompt import Batch, PromptBuilder, PromptTemplate
 
 
 class GenRec(GenerativeRecommender):
@@ -34,14 +34,32 @@ class GenRec(GenerativeRecommender):
 
     @staticmethod
     def has_suffix(config) -> bool:
+        """Whether a marker stands between the history and the answer."""
         return config["layout"] != "continuation"
 
     @classmethod
     def check_config(cls, config) -> None:
         super().check_config(config)
+        PromptTemplate.load(config["prompt"], None, cls.has_suffix(config))
         if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
             raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
                             "once for many targets")
+
+    def read_wording(self, config, dataset) -> list[str]:
+        domain = (config["about"] or {}).get("domain")
+        self.template = PromptTemplate.load(config["prompt"], domain, self.has_suffix(config))
+        return [*self.template.prefixes, self.template.suffix]
+
+    def make_prompts(self, dataset) -> PromptBuilder:
+        return PromptBuilder(self.index, self.tokenizer, self.template,
+                             self.config["max_prompt_tokens"]).to(self.device)
+
+    def prompt_of(self, interaction) -> Batch:
+        """Prompts of a batch, from its ``item_id_list`` alone (other columns may describe the target)."""
+        return self.prompts(interaction[self.ITEM_SEQ])
+
+    def describe(self) -> dict:
+        return {**super().describe(), "prompt_fingerprint": self.template.fingerprint}
 
     def training_rows(self, dataset) -> Tensor | None:
         """Rows of RecBole's training samples that the layout trains on; None for all.

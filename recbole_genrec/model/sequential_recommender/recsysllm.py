@@ -1,0 +1,208 @@
+"""RecSysLLM: a language model that fills in blanks, pre-trained for recommendation (Chu et al. 2023, arXiv:2308.10837)."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_genrec.backbone.blanks import FAMILIES
+from recbole_genrec.data.windows import TARGET_ROW
+from recbole_genrec.errors import UserError
+from recbole_genrec.evaluation.cost import Work, language_model_flops
+from recbole_genrec.index import ItemIndex, build_index
+from recbole_genrec.index.title import line_break_of
+from recbole_genrec.infilling.blanks import BlankBatch, Sample, collate
+from recbole_genrec.infilling.builder import Builder, History
+from recbole_genrec.infilling.features import Features
+from recbole_genrec.infilling.masks import MaskRule
+from recbole_genrec.infilling.positions import EntityPositions, pool
+from recbole_genrec.infilling.templates import Wording
+from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
+
+#: Places within an entity that models without a table of their own (LLaMA, T5) tell apart.
+MOST_PLACES = 512
+
+
+class RecSysLLM(GenerativeRecommender):
+    r"""User features and behaviours as one text; blanks in it are filled in, the next item is one.
+
+    The loss is the paper's equation (1), :math:`-\frac1{|S|}\sum_{t \in S} \log p(x_t \mid x_{corrupt}, x_{<t})`, over
+    the contents of the blanks and the END of each. A sample is one of two kinds (``train_stage``, ``infill_share``):
+
+    * *infill*: blanks drawn in the user's text at the level of entities, sentences or the document, none of which
+      cuts an entity (section "Mask Mechanism"), in the text's order ("Span Order"), with two position ids a token
+      that know entities ("Positional Encoding");
+    * *task*: a prompt whose one blank is the next item.
+
+    Every mechanism is a switch: ``entity_mask``, ``span_order``, ``entity_positions``, ``plain_positions``,
+    ``dynamic_positions``, ``period_sampling``, ``mask_levels``.
+
+    Decide (the paper is silent): places within an entity count from 1 in the text; a run of plain words in a blank
+    counts on (``plain_positions: grow``); 10, 30 and 60 % are shares of a history's items; the shares of the levels
+    are GLM-10B's own; lists come from constrained decoding on the title trie, the paper's free generation is measured
+    beside it (``decode: free``).
+    """
+
+    families = FAMILIES
+    lead = " "
+
+    @classmethod
+    def check_config(cls, config) -> None:
+        super().check_config(config)
+        Wording.load(config["prompt"], None)
+        _mask_rule(config, frozenset())
+        if config["train_stage"] not in ("infill", "tasks", "mix"):
+            raise UserError(f"train_stage={config['train_stage']!r} is not one of infill, tasks, mix")
+        days = config["period_days"]
+        if not isinstance(days, list) or len(days) != 2 or not all(
+                isinstance(day, (int, float)) and not isinstance(day, bool) and day >= 0 for day in days) or \
+                days[0] > days[1]:
+            raise UserError(f"period_days={days!r} must be two ascending numbers of days: the ends of the short and of "
+                            "the medium period")
+
+    # ------------------------------------------------------------------------------------------------ building
+
+    def read_wording(self, config, dataset) -> list[str]:
+        self.wording = Wording.load(config["prompt"], (config["about"] or {}).get("domain"))
+        self.sequences = dataset.sequences
+        self.features = {side: Features.of(dataset, side, config[f"{side}_features"] or [])
+                         for side in ("user", "item")}
+        return [*self.wording.texts(), *self.features["user"].texts(), *self.features["item"].texts()]
+
+    def make_index(self) -> ItemIndex:
+        self.specials = self.backbone.specials(self.tokenizer)
+        return build_index(self.config["item_index"], self.catalogue, self.tokenizer,
+                           terminator=self.specials.end, lead=self.lead)
+
+    def make_prompts(self, dataset) -> Builder:
+        config, separator = self.config, line_break_of(self.tokenizer)
+        builder = Builder(
+            self.index, self.tokenizer, self.specials, self.wording, self.features["user"], self.features["item"],
+            separator, _mask_rule(config, _sentence_ends(self.tokenizer, separator)), config["max_history_items"],
+            config["max_prompt_tokens"], config["period_sampling"], tuple(config["period_days"]),
+            config["entity_positions"], config["span_order"] == "shuffled", self.backbone.most_blanks)
+        limit = self.backbone.max_positions or MOST_PLACES
+        self.filler = EntityPositions(pool(builder.entities, self.specials.end), self.specials.start, separator,
+                                      config["plain_positions"], limit)
+        if config["entity_positions"]:
+            self.backbone.add_tables(limit)
+            if config["dynamic_positions"]:
+                self.positions = self.filler.to(self.device)
+        if self.backbone.kind == "causal":
+            self.backbone.bidirectional = config["prefix_attention"] == "bidirectional"
+        self.epoch = 0
+        return builder
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def training_rows(self, dataset) -> Tensor | None:
+        """One of every ``target_stride`` samples of a user, counted back from the last; None for all.
+
+        Which of the ``target_stride`` items is the target is drawn anew each epoch (see :meth:`sample`), so no item
+        is left out for good.
+        """
+        stride = self.config["target_stride"]
+        if stride == 1:
+            return None
+        user, row = dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW]
+        last = torch.zeros(int(user.max()) + 1, dtype=row.dtype).scatter_reduce(0, user, row, "amax")
+        return ((last[user] - row) % stride == 0).nonzero().squeeze(1)
+
+    def training_lengths(self, dataset) -> Tensor:
+        """``[N]`` tokens of each sample's behaviours, about: a key to sort by."""
+        row = dataset.inter_feat[TARGET_ROW]
+        before = torch.nn.functional.pad(self.index.lengths[self.sequences.item].cumsum(0), (1, 0))
+        begin = torch.maximum(self.sequences.start[row], row - self.config["max_history_items"])
+        return (before[row + 1] - before[begin]).clamp(max=self.prompts.max_tokens)
+
+    def sample(self, row: int) -> Sample:
+        """The text with blanks of one training sample; the same for the same seed, epoch and row.
+
+        Args:
+            row: the sample's target in ``sequences``. The item that is predicted, or that ends the infilled text, is
+                this one or one of the ``target_stride`` - 1 before it.
+        """
+        config, start = self.config, int(self.sequences.start[row])
+        rng = np.random.default_rng([config["seed"], self.epoch, int(self.sequences.user[row]), row - start])
+        row -= int(rng.integers(min(config["target_stride"], row - start)))
+        stage = config["train_stage"]
+        if stage == "infill" or (stage == "mix" and rng.random() < config["infill_share"]):
+            sample = self.prompts.infill(self._history(row + 1, now=row), rng)
+            if sample is not None:
+                return sample
+        templates = self.wording.tasks["sequential"]
+        return self.prompts.task(self._history(row), int(self.sequences.item[row]),
+                                 templates[rng.integers(len(templates))], rng)
+
+    def _history(self, row: int, now: int | None = None) -> History:
+        """What the user did before ``row``, as old as it is at the time of row ``now`` (default: of ``row``)."""
+        start = int(self.sequences.start[row if now is None else now])
+        age = (self.sequences.time[row if now is None else now] - self.sequences.time[start:row]).numpy()
+        user = int(self.sequences.user[start])
+        return History(user, self.sequences.item[start:row].numpy(), None if np.isnan(age).any() else age)
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """Mean negative log-likelihood of what the blanks hold, their ENDs included; scalar."""
+        batch = self._batch([self.sample(row) for row in interaction[TARGET_ROW].tolist()])
+        supervised = batch.label != -100
+        label = batch.label[supervised]
+        self.work = Work(batch.blank.amax(1).sum(), label.numel(), batch.lengths.sum(), batch.tokens.numel(),
+                         label.numel(), batch.pairs)
+        with self.autocast():
+            states = self.backbone.hidden_states(batch)[supervised]
+            total = self.backbone.sum_over_logits(
+                lambda logits, rows: torch.nn.functional.cross_entropy(logits.float(), label[rows], reduction="sum"),
+                states)
+        return total / label.numel()
+
+    def _batch(self, samples: list[Sample]) -> BlankBatch:
+        batch = collate(samples)
+        if self.config["entity_positions"]:
+            batch = self.filler.fill(batch)
+        return self.backbone.numbered(batch.to(self.device))
+
+    def training_flops(self, work: Work) -> float:
+        """FLOPs of that work (see evaluation/cost.py)."""
+        return language_model_flops(self.backbone, work)
+
+    # ---------------------------------------------------------------------------------------------- prediction
+
+    def prompt_of(self, interaction) -> BlankBatch:
+        """One text with one blank a row, from the behaviours before its target.
+
+        Of the target itself only the time is read: it is the moment at which the recommendation is asked for. Without
+        a ``TARGET_ROW`` column the row's ``item_id_list`` is the history, and no times are known.
+        """
+        if TARGET_ROW in interaction:
+            histories = [self._history(row) for row in interaction[TARGET_ROW].tolist()]
+        else:
+            users = interaction[self.USER_ID].tolist() if self.USER_ID in interaction else None
+            histories = [History(users[number] if users else 0, row[row > 0], None)
+                         for number, row in enumerate(interaction[self.ITEM_SEQ].cpu().numpy())]
+        return self.prompts_of(histories)
+
+    def prompts_of(self, histories: list[History]) -> BlankBatch:
+        """The prompts of evaluation."""
+        part = self.wording.tasks if self.config["prompt_eval"] == "seen" else self.wording.unseen
+        return self._batch([self.prompts.task(history, None, part["sequential"][0], None) for history in histories])
+
+    def describe(self) -> dict:
+        return {**super().describe(), "prompt_fingerprint": self.wording.fingerprint, **self.prompts.report(),
+                "clamped_positions": int(self.filler.clamped)}
+
+
+def _mask_rule(config, sentence_ends: frozenset[int]) -> MaskRule:
+    try:
+        return MaskRule(config["mask_levels"], config["mask_ratio"], entity_mask=config["entity_mask"],
+                        entity_bias=config["entity_bias"], sentence_ends=sentence_ends)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+
+
+def _sentence_ends(tokenizer, separator: int) -> frozenset[int]:
+    """Tokens after which a sentence is over."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return frozenset([separator, *(token for token, text in enumerate(texts) if re.search(r"[.?!;:]\s*$|\n", text))])
