@@ -67,14 +67,14 @@ _NUMBERS = {
     "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
     "gradient_accumulation_steps": (int, 1, None), "max_history_items": (int, 1, None),
     "infill_share": (float, 0, 1), "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
-    "entity_bias": (float, 0, None),
+    "entity_bias": (float, 0, None), "candidate_count": (int, 2, None),
 }
 #: key -> what its value must be, where it is set and not None.
 KINDS = {
     "about": dict, "load_col": dict, "eval_args": dict, "clip_grad_norm": dict, "data_path": str,
     "valid_metric": str, "output_dir": str, "llm": str, "prompt": str, "title_field": str, "title_format": str,
     "true_time_field": str, "period_sampling": str, "user_features": list, "item_features": list,
-    "mask_levels": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
+    "mask_levels": dict, "task_families": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
 }
 _KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list"}
 #: Of the choices below, those that may be left open.

@@ -7,6 +7,7 @@ predicts that column's label.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -17,19 +18,16 @@ from transformers.cache_utils import Cache
 from recbole_genrec.backbone.cache import additive
 from recbole_genrec.backbone.causal import CausalBackbone, CausalState
 from recbole_genrec.backbone.glm import GLMConfig, GLMForConditionalGeneration
-from recbole_genrec.backbone.glm_checkpoint import glm_special_ids, load_glm, load_glm_tokenizer
+from recbole_genrec.backbone.glm_checkpoint import (SPECIALS, glm_special_ids, load_glm, load_glm_tokenizer,
+                                                   with_specials)
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone, T5State
+from recbole_genrec.backbone.tokenizer import train_bpe
 from recbole_genrec.infilling.blanks import BlankBatch, Specials
 
-#: Special tokens for a vocabulary that has none of the kind: masks of the three levels, start and end of a blank.
+#: What a causal model's vocabulary lacks: masks of the three levels, start and end of a blank.
 BLANK_TOKENS = ("[MASK]", "[sMASK]", "[gMASK]", "[START]", "[END]")
 #: Blanks of a text that a causal model can tell apart; further ones share the last number.
 MOST_BLANKS = 256
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    names = ("entity", "sentence", "document", "start", "end")
-    return dict(zip(names, tokenizer.convert_tokens_to_ids(list(BLANK_TOKENS))))
 
 
 class GLMBlanks(CausalBackbone):
@@ -38,9 +36,12 @@ class GLMBlanks(CausalBackbone):
     kind = "glm"
     lora_targets = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")  # paper
     lora_task = None
-    extra_tokens = BLANK_TOKENS
     answers_take_positions = False  # they have their mask's
     most_blanks = None
+
+    @classmethod
+    def scratch_tokenizer(cls, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+        return with_specials(train_bpe(texts, vocab_size, SPECIALS))
 
     @staticmethod
     def scratch(settings: dict) -> nn.Module:
@@ -67,11 +68,8 @@ class GLMBlanks(CausalBackbone):
     @staticmethod
     def specials(tokenizer: PreTrainedTokenizerBase) -> Specials:
         """The ids of the special tokens."""
-        if BLANK_TOKENS[-1] in tokenizer.get_vocab():
-            return Specials(cls=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, **_special_ids(tokenizer))
         ids = glm_special_ids(tokenizer)
-        return Specials(**{name: ids[name] for name in ("cls", "eos", "start", "end", "entity", "sentence",
-                                                        "document")})
+        return Specials(*(ids[name] for name in ("cls", "eos", "start", "end", "entity", "sentence", "document")))
 
     def hidden_states(self, batch: BlankBatch) -> Tensor:
         """``[B, T, d]`` last hidden states."""
@@ -142,7 +140,8 @@ class CausalBlanks(CausalBackbone):
     @staticmethod
     def specials(tokenizer: PreTrainedTokenizerBase) -> Specials:
         """The ids of the special tokens."""
-        return Specials(cls=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, **_special_ids(tokenizer))
+        entity, sentence, document, start, end = tokenizer.convert_tokens_to_ids(list(BLANK_TOKENS))
+        return Specials(tokenizer.bos_token_id, tokenizer.eos_token_id, start, end, entity, sentence, document)
 
     def embed(self, tokens: Tensor, blank: Tensor, intra: Tensor) -> Tensor:
         """``[..., d]`` of tokens, the numbers of their blanks (0: none) and their places within an entity."""
@@ -215,8 +214,7 @@ class Seq2SeqBlanks(Seq2SeqBackbone):
         """The ids of the special tokens: every level's mask is the first sentinel, END the second."""
         ids = tokenizer.convert_tokens_to_ids(list(SENTINELS))
         self.sentinels = torch.tensor(ids)
-        return Specials(cls=None, eos=tokenizer.eos_token_id, start=ids[0], end=ids[1], entity=ids[0],
-                        sentence=ids[0], document=ids[0])
+        return Specials(None, tokenizer.eos_token_id, ids[0], ids[1], ids[0], ids[0], ids[0])
 
     def numbered(self, batch: BlankBatch) -> BlankBatch:
         """The batch with each blank's own sentinels for its mask, START and END."""

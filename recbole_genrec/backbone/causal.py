@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from recbole_genrec.backbone.blocks import NAME as BLOCKS
 from recbole_genrec.backbone.blocks import seen_by_block
 from recbole_genrec.backbone.cache import additive, growing_cache, keep
 from recbole_genrec.backbone.head import pick, sum_in_pieces
+from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.errors import UserError
 from recbole_genrec.prompt import Batch, BranchedBatch
 
@@ -38,6 +39,11 @@ class CausalBackbone(nn.Module):
     adds_tokens = False
     #: Whether an answer's tokens stand after the prompt's in the model's positions.
     answers_take_positions = True
+
+    @classmethod
+    def scratch_tokenizer(cls, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model that is trained from scratch."""
+        return train_tokenizer(texts, vocab_size, cls.extra_tokens)
 
     @staticmethod
     def scratch(settings: dict) -> nn.Module:

@@ -17,7 +17,6 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.glm_checkpoint import is_glm, refuse_relatives
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
-from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.errors import UserError
 from recbole_genrec.settings import property_file, property_names, read_yaml
 
@@ -123,7 +122,7 @@ def compute_dtype(config) -> torch.dtype:
 
 def _from_scratch(name: str, description: dict, texts: Iterable[str], families: Mapping[str, type]) -> Loaded:
     family = family_of(description["kind"], name, families)
-    tokenizer = train_tokenizer(texts, description["tokenizer"]["vocab_size"], family.extra_tokens)
+    tokenizer = family.scratch_tokenizer(texts, description["tokenizer"]["vocab_size"])
     ids = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id,
            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     return Loaded(family(family.scratch({**description["config"], **ids})), tokenizer, False, name)

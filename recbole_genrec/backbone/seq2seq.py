@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from transformers import (AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, Enco
 
 from recbole_genrec.backbone.cache import additive, growing_cache
 from recbole_genrec.backbone.head import pick, sum_in_pieces
+from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.errors import UserError
 from recbole_genrec.prompt import Batch
 
@@ -32,6 +33,11 @@ class Seq2SeqBackbone(nn.Module):
     answers_take_positions = False
     #: Relative positions have no end, and every layer looks at everything.
     max_positions = window = None
+
+    @classmethod
+    def scratch_tokenizer(cls, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model that is trained from scratch."""
+        return train_tokenizer(texts, vocab_size, cls.extra_tokens)
 
     @staticmethod
     def scratch(settings: dict) -> nn.Module:

@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, extra: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+def train_bpe(texts: Iterable[str], vocab_size: int, specials: Iterable[str]) -> Tokenizer:
     """Byte-level BPE whose words are split at blanks and line breaks only.
 
     ``"(1995)"`` or ``"Lego"`` can thus become one token: short spellings, short sequences. Every byte is in the
@@ -17,7 +17,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, extra: Iterable[str] 
     Args:
         texts: what to train on: titles and prompt wording, never users' sequences.
         vocab_size: upper bound, specials included.
-        extra: further special tokens, which no text is ever split into.
+        specials: special tokens, which no text is ever split into; they have the first ids.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -25,8 +25,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, extra: Iterable[str] 
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<pad>", "<s>", "</s>", *extra],
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(specials),
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, extra: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """:func:`train_bpe` with ``<pad>``, ``<s>``, ``</s>`` and further special tokens."""
+    tokenizer = train_bpe(texts, vocab_size, ["<pad>", "<s>", "</s>", *extra])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
                                    extra_special_tokens=list(extra) or None)

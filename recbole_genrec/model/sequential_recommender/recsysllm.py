@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recbole_genrec.backbone.blanks import FAMILIES
 from recbole_genrec.data.windows import TARGET_ROW
+from recbole_genrec.decoding.exact import score_items
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work, language_model_flops
 from recbole_genrec.index import ItemIndex, build_index
@@ -56,6 +57,12 @@ class RecSysLLM(GenerativeRecommender):
         _mask_rule(config, frozenset())
         if config["train_stage"] not in ("infill", "tasks", "mix"):
             raise UserError(f"train_stage={config['train_stage']!r} is not one of infill, tasks, mix")
+        shares = config["task_families"]
+        if unknown := set(shares) - set(Wording.FAMILIES):
+            raise UserError(f"task_families: '{unknown.pop()}' is not one of {', '.join(Wording.FAMILIES)}")
+        if not all(isinstance(share, (int, float)) and share >= 0 for share in shares.values()) or not sum(
+                shares.values()):
+            raise UserError(f"task_families={shares!r} must be shares, not all of them 0")
         days = config["period_days"]
         if not isinstance(days, list) or len(days) != 2 or not all(
                 isinstance(day, (int, float)) and not isinstance(day, bool) and day >= 0 for day in days) or \
@@ -133,16 +140,31 @@ class RecSysLLM(GenerativeRecommender):
             sample = self.prompts.infill(self._history(row + 1, now=row), rng)
             if sample is not None:
                 return sample
-        templates = self.wording.tasks["sequential"]
-        return self.prompts.task(self._history(row), int(self.sequences.item[row]),
-                                 templates[rng.integers(len(templates))], rng)
+        families, shares = zip(*config["task_families"].items())
+        family = families[rng.choice(len(families), p=np.array(shares) / sum(shares))]
+        history, target = self._history(row), int(self.sequences.item[row])
+        candidates = self.draw_candidates(row, rng) if family == "candidates" else None
+        templates = self.wording.tasks[family]
+        return self.prompts.task(history, target, templates[rng.integers(len(templates))], rng, candidates)
+
+    def draw_candidates(self, row: int, rng: np.random.Generator) -> np.ndarray:
+        """``[candidate_count]`` items in random order: the target of a row, and others that its user had not before.
+
+        What the user had later is not left out: that would tell training about it.
+        """
+        had = self.sequences.item[self.sequences.start[row]:row + 1].numpy()
+        target, others = int(had[-1]), np.setdiff1d(np.arange(1, self.n_items), had)
+        count = min(self.config["candidate_count"] - 1, len(others))
+        return rng.permutation(np.append(rng.choice(others, count, replace=False), target))
 
     def _history(self, row: int, now: int | None = None) -> History:
         """What the user did before ``row``, as old as it is at the time of row ``now`` (default: of ``row``)."""
         start = int(self.sequences.start[row if now is None else now])
         age = (self.sequences.time[row if now is None else now] - self.sequences.time[start:row]).numpy()
         user = int(self.sequences.user[start])
-        return History(user, self.sequences.item[start:row].numpy(), None if np.isnan(age).any() else age)
+        # Times that do not go with the order tell nothing.
+        known = not np.isnan(age).any() and (age[1:] <= age[:-1]).all() and (age[-1:] >= 0).all()
+        return History(user, self.sequences.item[start:row].numpy(), age if known else None)
 
     def calculate_loss(self, interaction) -> Tensor:
         """Mean negative log-likelihood of what the blanks hold, their ENDs included; scalar."""
@@ -184,10 +206,31 @@ class RecSysLLM(GenerativeRecommender):
                          for number, row in enumerate(interaction[self.ITEM_SEQ].cpu().numpy())]
         return self.prompts_of(histories)
 
-    def prompts_of(self, histories: list[History]) -> BlankBatch:
-        """The prompts of evaluation."""
+    def prompts_of(self, histories: list[History], candidates: np.ndarray | None = None) -> BlankBatch:
+        """The prompts of evaluation; ``[B, C]`` candidates, where given, are listed in them."""
         part = self.wording.tasks if self.config["prompt_eval"] == "seen" else self.wording.unseen
-        return self._batch([self.prompts.task(history, None, part["sequential"][0], None) for history in histories])
+        template = part["sequential" if candidates is None else "candidates"][0]
+        return self._batch([
+            self.prompts.task(history, None, template, None, None if candidates is None else candidates[number])
+            for number, history in enumerate(histories)])
+
+    @torch.no_grad()
+    def rank_candidates(self, rows: Tensor, candidates: np.ndarray) -> Tensor:
+        """Candidate recommendation (paper, Table 9): one of a few listed items comes next.
+
+        Args:
+            rows: ``[B]`` target rows; what was before each is the history.
+            candidates: ``[B, C]`` items, in the order in which the prompt lists them.
+        Returns:
+            ``[B, C]`` log-probabilities of the candidates, END included.
+        """
+        prompts = self.prompts_of([self._history(row) for row in rows.tolist()], candidates)
+        items = torch.from_numpy(candidates).to(self.device)
+        scores = torch.empty(items.shape, device=self.device)
+        for group in prompts.groups():
+            with self.autocast():
+                scores[group] = score_items(self.backbone.start(prompts.rows(group)), self.trie, items[group], "full")
+        return scores
 
     def describe(self) -> dict:
         return {**super().describe(), "prompt_fingerprint": self.wording.fingerprint, **self.prompts.report(),
