@@ -57,6 +57,15 @@ def test_no_span_touches_another_cuts_an_entity_or_takes_all(text, level, seed):
     assert np.array_equal(spans, draw_spans(text, level, RULE, np.random.default_rng(seed)))
 
 
+@pytest.mark.parametrize("level", ["entity", "sentence"])
+def test_spans_are_kept_apart_where_they_are_many(level):
+    text = text_of(*[[100, 101] if i % 4 == 0 else NEWLINE if i % 4 == 1 else 102 + i for i in range(120)])
+    for seed in range(100):
+        spans = draw_spans(text, level, MaskRule(ratio=.45, sentence_ends={NEWLINE}), np.random.default_rng(seed))
+        check(text, spans)
+        assert len(spans) > 5
+
+
 @given(texts(), st.sampled_from(LEVELS), seeds)
 def test_entities_may_be_cut_if_they_are_not_known(text, level, seed):
     check(text, draw_spans(text, level, MaskRule(entity_mask=False, sentence_ends={NEWLINE}),
@@ -76,6 +85,7 @@ def test_entity_mask_false_does_cut_entities(level):
 def test_entity_level_meets_its_budget(text, seed, ratio):
     rule = MaskRule(ratio=ratio, longest_draw=6)
     spans = draw_spans(text, "entity", rule, np.random.default_rng(seed))
+    check(text, spans)
     units = units_of(text)
     budget = max(1, math.floor(ratio * text.maskable.sum() + 1e-9))
     sizes = spans[:, 1] - spans[:, 0]

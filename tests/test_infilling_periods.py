@@ -91,6 +91,14 @@ def test_what_holds_for_any_history(history, budget, seed, mode):
         assert np.array_equal(shares, _fitted(_quotas(budget), np.bincount(periods, minlength=3)))
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rng", [None, 1])
+@pytest.mark.parametrize("sizes", [(30, 0, 0), (0, 30, 0), (0, 0, 30)])
+def test_a_history_of_one_period_is_its_newest(sizes, rng, mode):
+    kept, shares = choose(30, 10, spread(*sizes), rng and generator(rng), mode=mode)
+    assert kept.tolist() == list(range(20, 30)) and shares.tolist() == [10 * (size > 0) for size in sizes]
+
+
 def test_the_age_alone_counts_and_not_the_clock():
     """Shifting all times, the target's too, changes no age; the caller's subtraction in float64 is exact."""
     times, target = np.sort(np.random.default_rng(0).integers(0, 200 * 86400, 50)), 200 * 86400

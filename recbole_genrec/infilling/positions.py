@@ -74,7 +74,7 @@ class EntityPositions:
     """Gives every token of a blanked span its intra id.
 
     Both rules: [START] has 1, and what follows it counts on. A token that continues the path of an entity counts on.
-    A separator ends every path. They part where a path does not go on:
+    A separator ends every path, even inside an entity. They part where a path does not go on:
 
     * ``grow``: a run of plain tokens counts on like an entity (GLM's own ids in plain text). An entity may start only
       after [START] or a separator, and starts at 1; so does the first plain token after a whole entity. One after a
@@ -162,10 +162,12 @@ class EntityPositions:
         ready = fresh | (token == self.separator)
         if self.rule == "literal":
             ready |= node == NONE
-        return State(intra, node.masked_fill(ready, ROOT), place.masked_fill(ready, 0), fresh, whole & ~fresh)
+        return State(intra, node.masked_fill(ready, ROOT), place.masked_fill(ready, 0), fresh, whole)
 
     def fill(self, batch: BlankBatch) -> BlankBatch:
         """A batch with the ids that :meth:`step` gives, on all columns of B at once; A's are only clamped.
+
+        Whatever ids B has are overwritten, GLM's own (``entity_positions=False``) too.
 
         Paths are followed from all places where one may start together, one token at a time, so the work goes with
         the longest entity and not with the longest span. Under ``grow`` those places are the columns after [START]
