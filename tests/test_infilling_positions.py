@@ -113,14 +113,14 @@ def filled(positions, rows) -> list[list[list[int]]]:
 
 @pytest.mark.parametrize("rule", RULES)
 @given(entities, st.lists(said, max_size=25))
-@settings(max_examples=200)
+@settings(max_examples=150)
 def test_steps_are_the_reference_token_by_token(rule, spellings, tokens):
     assert stepped(positions_of(spellings, rule), tokens) == Reference(spellings, rule).ids(tokens)
 
 
 @pytest.mark.parametrize("rule", RULES)
 @given(entities, st.lists(st.lists(st.lists(said, max_size=25), min_size=1, max_size=3), min_size=1, max_size=4))
-@settings(max_examples=200)
+@settings(max_examples=150)
 def test_filling_a_batch_is_stepping_through_it(rule, spellings, rows):
     reference = Reference(spellings, rule)
     assert filled(positions_of(spellings, rule), rows) == [[reference.ids(span) for span in spans] for spans in rows]
@@ -185,7 +185,7 @@ def known_segmentation(parts) -> list[int]:
 
 
 @given(st.lists(st.lists(st.integers(11, 14), min_size=1, max_size=5), min_size=1, max_size=8), st.data())
-@settings(max_examples=200)
+@settings(max_examples=150)
 def test_lists_of_entities_are_segmented_as_they_are_known(spellings, data):
     """The separator is in no entity; titles share an alphabet, so they begin and contain one another."""
     chosen = data.draw(st.lists(st.sampled_from(spellings), min_size=1, max_size=8))

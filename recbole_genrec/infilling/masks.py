@@ -7,6 +7,7 @@ entity. Spans never touch: at least one visible token stands between two of them
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,18 +59,18 @@ class MaskRule:
         self.sentence_ends = frozenset(self.sentence_ends)
         if any(token < 0 for token in self.sentence_ends):
             raise ValueError(f"sentence_ends has a negative token id, {min(self.sentence_ends)}")
-        self._level_steps = shares.cumsum() / shares.sum()
+        self._level_steps = (shares.cumsum() / shares.cumsum()[-1]).tolist()  # the last is 1 exactly
         length = np.arange(1, self.longest_draw + 1)
         weight = length * math.log(self.mean_length) - np.array([math.lgamma(k + 1) for k in length])
-        self._length_steps = np.exp(weight - weight.max()).cumsum()
-        self._length_steps /= self._length_steps[-1]
+        steps = np.exp(weight - weight.max()).cumsum()
+        self._length_steps = (steps / steps[-1]).tolist()
         self._ends = np.zeros(max(self.sentence_ends, default=-1) + 2, dtype=bool)  # the last: all greater tokens
         self._ends[list(self.sentence_ends)] = True
 
 
 def draw_level(rule: MaskRule, rng: np.random.Generator) -> str:
     """``entity``, ``sentence`` or ``document``, with the rule's probabilities."""
-    return LEVELS[rule._level_steps.searchsorted(rng.random(), side="right")]
+    return LEVELS[bisect_right(rule._level_steps, rng.random())]
 
 
 def draw_spans(text: Text, level: str, rule: MaskRule, rng: np.random.Generator) -> np.ndarray:
@@ -129,10 +130,10 @@ def _runs(bounds: np.ndarray, free: np.ndarray, reach: np.ndarray, entity: np.nd
     begin, size = bounds[:-1], len(free)
     weight = None if rule.entity_bias == 1 else np.where(entity, rule.entity_bias, 1.0)
     fence = np.full(size, size)  # the visible unit before the next span
-    budget = max(1, math.floor(rule.ratio * np.diff(bounds)[free].sum() + 1e-9))
+    budget = max(1, math.floor(rule.ratio * int((bounds[1:] - begin)[free].sum()) + 1e-9))
     spans: list[tuple[int, int]] = []
     while budget > 0:
-        least = rule._length_steps.searchsorted(rng.random(), side="right") + 1
+        least = bisect_right(rule._length_steps, rng.random()) + 1
         stop = np.minimum(bounds.searchsorted(begin + least), reach)
         # A place where a span of this length fits; where there is none, any where a shorter one does.
         places = _places(free & (stop <= fence), stop)
