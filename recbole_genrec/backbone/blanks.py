@@ -28,6 +28,8 @@ from recbole_genrec.infilling.blanks import BlankBatch, Specials
 BLANK_TOKENS = ("[MASK]", "[sMASK]", "[gMASK]", "[START]", "[END]")
 #: Blanks of a text that a causal model can tell apart; further ones share the last number.
 MOST_BLANKS = 256
+#: Places within an entity that a model without a table of its own for them (LLaMA, T5) can tell apart.
+MOST_PLACES = 512
 
 
 class GLMBlanks(CausalBackbone):
@@ -58,12 +60,21 @@ class GLMBlanks(CausalBackbone):
     def check(self) -> None:
         """Nothing: the model is ours."""
 
-    def add_tables(self, limit: int) -> None:
+    @property
+    def most_places(self) -> int:
+        """Largest intra id."""
+        return self.core.config.max_sequence_length
+
+    def add_tables(self) -> None:
         """Nothing: GLM has its own tables of both ids."""
 
     def numbered(self, batch: BlankBatch) -> BlankBatch:
         """The same: all blanks of a level have one mask token, one START and one END."""
         return batch
+
+    def pairs(self, batch: BlankBatch) -> Tensor:
+        """Number of pairs of a token and a token that it sees, itself included."""
+        return batch.pairs
 
     @staticmethod
     def specials(tokenizer: PreTrainedTokenizerBase) -> Specials:
@@ -122,7 +133,7 @@ class CausalBlanks(CausalBackbone):
     lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     extra_tokens = BLANK_TOKENS
     adds_tokens = True
-    most_blanks = MOST_BLANKS
+    most_blanks, most_places = MOST_BLANKS, MOST_PLACES
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
@@ -130,10 +141,14 @@ class CausalBlanks(CausalBackbone):
         #: Whether A is seen from both sides.
         self.bidirectional = False
 
-    def add_tables(self, limit: int) -> None:
-        """Make the two tables, for ids up to ``limit`` within an entity."""
+    def add_tables(self) -> None:
+        """Make the two tables."""
         width = self.core.get_input_embeddings().embedding_dim
-        self.blank_table, self.intra_table = _zeros(MOST_BLANKS + 1, width), _zeros(limit + 1, width)
+        self.blank_table, self.intra_table = _zeros(MOST_BLANKS + 1, width), _zeros(MOST_PLACES + 1, width)
+
+    def pairs(self, batch: BlankBatch) -> Tensor:
+        """Number of pairs of a token and a token that it sees, itself included."""
+        return batch.pairs if self.bidirectional else (batch.lengths * (batch.lengths + 1) // 2).sum()
 
     numbered = GLMBlanks.numbered
 
@@ -148,8 +163,7 @@ class CausalBlanks(CausalBackbone):
         embedded = self.core.get_input_embeddings()(tokens)
         if self.blank_table is None:
             return embedded
-        intra = intra.clamp(max=self.intra_table.num_embeddings - 1)
-        return embedded + self.blank_table(blank.clamp(max=MOST_BLANKS)) + self.intra_table(intra)
+        return embedded + _look_up(self.blank_table, blank) + _look_up(self.intra_table, intra)
 
     def layout(self, batch: BlankBatch) -> dict[str, Tensor | None]:
         """What the model is given for whole rows; a mask only if A is seen from both sides."""
@@ -198,17 +212,18 @@ class Seq2SeqBlanks(Seq2SeqBackbone):
 
     lora_targets = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo")
     extra_tokens = SENTINELS
-    most_blanks = len(SENTINELS) - 1  # the last one's END is a sentinel too
+    most_blanks, most_places = len(SENTINELS) - 1, MOST_PLACES  # the last blank's END is a sentinel too
+    pairs = GLMBlanks.pairs
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
         self.encoder_intra = self.decoder_intra = None
         self.sentinels: Tensor | None = None
 
-    def add_tables(self, limit: int) -> None:
-        """Make the tables, for ids up to ``limit`` within an entity."""
+    def add_tables(self) -> None:
+        """Make the tables."""
         width = self.core.config.d_model
-        self.encoder_intra, self.decoder_intra = _zeros(limit + 1, width), _zeros(limit + 1, width)
+        self.encoder_intra, self.decoder_intra = _zeros(MOST_PLACES + 1, width), _zeros(MOST_PLACES + 1, width)
 
     def specials(self, tokenizer: PreTrainedTokenizerBase) -> Specials:
         """The ids of the special tokens: every level's mask is the first sentinel, END the second."""

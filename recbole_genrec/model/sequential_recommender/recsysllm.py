@@ -23,9 +23,6 @@ from recbole_genrec.infilling.positions import EntityPositions, pool
 from recbole_genrec.infilling.templates import Wording
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
 
-#: Places within an entity that models without a table of their own (LLaMA, T5) tell apart.
-MOST_PLACES = 512
-
 
 class RecSysLLM(GenerativeRecommender):
     r"""User features and behaviours as one text; blanks in it are filled in, the next item is one.
@@ -75,6 +72,9 @@ class RecSysLLM(GenerativeRecommender):
     def read_wording(self, config, dataset) -> list[str]:
         self.wording = Wording.load(config["prompt"], (config["about"] or {}).get("domain"))
         self.sequences = dataset.sequences
+        # Samples are made one by one, and numpy's numbers come for less.
+        self._user, self._item, self._time, self._start = (
+            getattr(dataset.sequences, name).numpy() for name in ("user", "item", "time", "start"))
         self.features = {side: Features.of(dataset, side, config[f"{side}_features"] or [])
                          for side in ("user", "item")}
         return [*self.wording.texts(), *self.features["user"].texts(), *self.features["item"].texts()]
@@ -91,11 +91,10 @@ class RecSysLLM(GenerativeRecommender):
             separator, _mask_rule(config, _sentence_ends(self.tokenizer, separator)), config["max_history_items"],
             config["max_prompt_tokens"], config["period_sampling"], tuple(config["period_days"]),
             config["entity_positions"], config["span_order"] == "shuffled", self.backbone.most_blanks)
-        limit = self.backbone.max_positions or MOST_PLACES
         self.filler = EntityPositions(pool(builder.entities, self.specials.end), self.specials.start, separator,
-                                      config["plain_positions"], limit)
+                                      config["plain_positions"], self.backbone.most_places)
         if config["entity_positions"]:
-            self.backbone.add_tables(limit)
+            self.backbone.add_tables()
             if config["dynamic_positions"]:
                 self.positions = self.filler.to(self.device)
         if self.backbone.kind == "causal":
@@ -132,8 +131,8 @@ class RecSysLLM(GenerativeRecommender):
             row: the sample's target in ``sequences``. The item that is predicted, or that ends the infilled text, is
                 this one or one of the ``target_stride`` - 1 before it.
         """
-        config, start = self.config, int(self.sequences.start[row])
-        rng = np.random.default_rng([config["seed"], self.epoch, int(self.sequences.user[row]), row - start])
+        config, start = self.config, int(self._start[row])
+        rng = np.random.default_rng([config["seed"], self.epoch, int(self._user[row]), row - start])
         row -= int(rng.integers(min(config["target_stride"], row - start)))
         stage = config["train_stage"]
         if stage == "infill" or (stage == "mix" and rng.random() < config["infill_share"]):
@@ -142,7 +141,7 @@ class RecSysLLM(GenerativeRecommender):
                 return sample
         families, shares = zip(*config["task_families"].items())
         family = families[rng.choice(len(families), p=np.array(shares) / sum(shares))]
-        history, target = self._history(row), int(self.sequences.item[row])
+        history, target = self._history(row), int(self._item[row])
         candidates = self.draw_candidates(row, rng) if family == "candidates" else None
         templates = self.wording.tasks[family]
         return self.prompts.task(history, target, templates[rng.integers(len(templates))], rng, candidates)
@@ -152,19 +151,19 @@ class RecSysLLM(GenerativeRecommender):
 
         What the user had later is not left out: that would tell training about it.
         """
-        had = self.sequences.item[self.sequences.start[row]:row + 1].numpy()
+        had = self._item[self._start[row]:row + 1]
         target, others = int(had[-1]), np.setdiff1d(np.arange(1, self.n_items), had)
         count = min(self.config["candidate_count"] - 1, len(others))
         return rng.permutation(np.append(rng.choice(others, count, replace=False), target))
 
     def _history(self, row: int, now: int | None = None) -> History:
         """What the user did before ``row``, as old as it is at the time of row ``now`` (default: of ``row``)."""
-        start = int(self.sequences.start[row if now is None else now])
-        age = (self.sequences.time[row if now is None else now] - self.sequences.time[start:row]).numpy()
-        user = int(self.sequences.user[start])
+        now = row if now is None else now
+        start = int(self._start[now])
+        age = self._time[now] - self._time[start:row]
         # Times that do not go with the order tell nothing.
         known = not np.isnan(age).any() and (age[1:] <= age[:-1]).all() and (age[-1:] >= 0).all()
-        return History(user, self.sequences.item[start:row].numpy(), age if known else None)
+        return History(int(self._user[now]), self._item[start:row], age if known else None)
 
     def calculate_loss(self, interaction) -> Tensor:
         """Mean negative log-likelihood of what the blanks hold, their ENDs included; scalar."""
@@ -172,7 +171,7 @@ class RecSysLLM(GenerativeRecommender):
         supervised = batch.label != -100
         label = batch.label[supervised]
         self.work = Work(batch.blank.amax(1).sum(), label.numel(), batch.lengths.sum(), batch.tokens.numel(),
-                         label.numel(), batch.pairs)
+                         label.numel(), self.backbone.pairs(batch))
         with self.autocast():
             states = self.backbone.hidden_states(batch)[supervised]
             total = self.backbone.sum_over_logits(
