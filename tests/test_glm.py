@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedConfig
 
 from recbole_genrec.backbone.cache import growing_cache
 from recbole_genrec.backbone.glm import GLMConfig, GLMForConditionalGeneration, GLMModel, additive_mask
-from recbole_genrec.backbone.glm_checkpoint import (SPECIALS, add_tokens, glm_special_ids, is_glm, load_glm,
+from recbole_genrec.backbone.glm_checkpoint import (SPECIALS, glm_special_ids, is_glm, load_glm,
                                                     load_glm_tokenizer, refuse_relatives, with_specials)
 from recbole_genrec.errors import UserError
 from recbole_genrec.settings import property_file
@@ -789,15 +789,6 @@ def test_a_saved_tokenizer_with_other_ids_is_refused(vocabularies, tmp_path):
         token["content"] = {"[sMASK]": "[gMASK]", "[gMASK]": "[sMASK]"}.get(token["content"], token["content"])
     (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
     refused(tmp_path, r"'\[gMASK\]' has id 50264 and must have 50263", load_glm_tokenizer)
-
-
-def test_added_tokens_take_free_rows_of_the_table(vocabularies):
-    tokenizer, config = load_glm_tokenizer(str(vocabularies["gpt2"])), GLMConfig(vocab_size=50304)
-    with pytest.raises(UserError, match="40 tokens cannot be added.* 39 free rows"):
-        add_tokens(tokenizer, [f"[new{number}]" for number in range(40)], config)
-    assert len(tokenizer) == 50265
-    ids = add_tokens(tokenizer, [*(f"[new{number}]" for number in range(39)), "toy"], config)
-    assert ids[:39] == list(range(50265, 50304)) and ids[39] == tokenizer.convert_tokens_to_ids("toy") < 50257
 
 
 def test_folders_without_a_known_tokenizer_are_refused(tmp_path):

@@ -91,8 +91,9 @@ def test_a_run_is_planned_as_the_readme_says(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suite, "run", lambda config, folder, **labels:
                         planned.append((config, labels)) or {"status": "ok"})
-    (tmp_path / "my-llama").mkdir()
-    (tmp_path / "my-llama" / "config.json").write_text("{}")
+    for name in ("my-llama", "my-glm"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
     assert main(shlex.split(command)[1:]) == 0
     models = re.search("--model=([^ ]+)", command)[1].split(",")
     seeds = (re.search("--seed=([^ ]+)", command) or [None, "2023"])[1].split(",")

@@ -31,7 +31,7 @@ def dataset(tmp_path_factory) -> Path:
     path = write_dataset(tmp_path_factory.mktemp("data"), random_interactions(30, ITEMS, 6, 12), titles)
     (path.parent / "tiny" / "tiny.user").write_text(
         "user_id:token\tage:token\tgender:token\thobbies:token_seq\n"
-        + "".join(f"u{n}\t{20 + n}\t{'' if n % 4 == 0 else 'MF'[n % 2]}\tchess old books\n" for n in range(30)), "utf-8")
+        + "".join(f"u{n}\t{20 + n}\t{'' if n % 4 == 0 else 'MF'[n % 2]}\tchess old books\n" for n in range(30)))
     return path
 
 
@@ -360,8 +360,9 @@ def test_an_unknown_feature_is_named(dataset):
         made(dataset, user_features=["agee"])
 
 
-@pytest.mark.parametrize("text, message", [("{user}{mask}", "must have each of"), ("{user}{history}{mask}{mask}", "once"),
-                                           ("{user}{history}{nuon}{mask}", "did you mean 'noun'")])
+@pytest.mark.parametrize("text, message", [
+    ("{user}{mask}", "must have each of"), ("{user}{history}{mask}{mask}", "once"),
+    ("{user}{history}{nuon}{mask}", "did you mean 'noun'")])
 def test_a_template_has_just_its_slots(text, message):
     with pytest.raises(UserError, match=message):
         Template.parse(text, {"noun": "toys"}, Wording.FAMILIES["sequential"])

@@ -6,7 +6,7 @@ import json
 import logging
 import pickle
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -275,21 +275,6 @@ def glm_special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     names = {role: family.roles[role] for role in ("cls", "eos", "pad")} | {"start": START, "end": END}
     names |= dict(zip(("entity", "sentence", "document"), family.masks))
     return {role: backend.token_to_id(token) for role, token in names.items()}
-
-
-def add_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Iterable[str], config: GLMConfig) -> list[int]:
-    """Add tokens in the vocabulary's padding, rows that exist and were never trained; return their ids.
-
-    Raises:
-        UserError: more tokens than free rows: the table is never resized.
-    """
-    tokens = list(tokens)
-    known = set(tokenizer.get_vocab())
-    needed, free = len(set(tokens) - known), config.vocab_size - len(known)
-    if needed > free:
-        raise UserError(f"{needed} tokens cannot be added: GLM's vocabulary has {free} free rows")
-    tokenizer.add_tokens(tokens)
-    return tokenizer.convert_tokens_to_ids(tokens)
 
 
 def _family_of(tokenizer: Tokenizer, source: str) -> Family:

@@ -89,7 +89,8 @@ class Wording:
         path = property_file("prompt", name)
         if not os.path.isfile(path):
             names = property_names("prompt")
-            raise UserError(f"unknown prompt '{name}'" + (did_you_mean(name, names) or f"; prompts: {', '.join(names)}"))
+            hint = did_you_mean(name, names) or f"; prompts: {', '.join(names)}"
+            raise UserError(f"unknown prompt '{name}'{hint}")
         content = read_yaml(path)
         if "infill" not in content:
             raise UserError(f"prompt={name} has no 'infill' text: it is of another model's form")

@@ -206,7 +206,7 @@ class GenerativeRecommender(SequentialRecommender):
                 scores[rows] = score_items(state, self.trie, candidates[rows], self.config["norm"])
         return scores[real]
 
-    def _users_at_a_time(self, prompts: Batch) -> int:
+    def _users_at_a_time(self, prompts: Rows) -> int:
         return users_that_fit(self.backbone.bytes_per_token, prompts.tokens.size(1), self.device)
 
     # ------------------------------------------------------------------------------------------ saving, report
@@ -243,5 +243,5 @@ class GenerativeRecommender(SequentialRecommender):
 
     def describe(self) -> dict:
         """Facts for the result record: backbone, fingerprints, what the index had to do."""
-        return {"backbone": str(self.config["llm"]), "trie_fingerprint": self.index.fingerprint, "trie_nodes": len(self.trie),
-                "max_prompt_tokens": self.prompts.max_tokens, **self.index.report}
+        return {"backbone": str(self.config["llm"]), "trie_fingerprint": self.index.fingerprint,
+                "trie_nodes": len(self.trie), "max_prompt_tokens": self.prompts.max_tokens, **self.index.report}

@@ -1,4 +1,4 @@
-"""RecSysLLM: a language model that fills in blanks, pre-trained for recommendation (Chu et al. 2023, arXiv:2308.10837)."""
+"""RecSysLLM: recommendation as filling in blanks (Chu et al. 2023, arXiv:2308.10837)."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ class RecSysLLM(GenerativeRecommender):
             config["max_prompt_tokens"], config["period_sampling"], tuple(config["period_days"]),
             config["entity_positions"], config["span_order"] == "shuffled", self.backbone.most_blanks)
         self.filler = EntityPositions(pool(builder.entities, self.specials.end), self.specials.start, separator,
-                                      config["plain_positions"], self.backbone.most_places)
+                                      config["plain_positions"], self.backbone.most_places).to(self.device)
         if config["entity_positions"]:
             self.backbone.add_tables()
             if config["dynamic_positions"]:
-                self.positions = self.filler.to(self.device)
+                self.positions = self.filler
         if self.backbone.kind == "causal":
             self.backbone.bidirectional = config["prefix_attention"] == "bidirectional"
         self.epoch = 0
@@ -180,10 +180,8 @@ class RecSysLLM(GenerativeRecommender):
         return total / label.numel()
 
     def _batch(self, samples: list[Sample]) -> BlankBatch:
-        batch = collate(samples)
-        if self.config["entity_positions"]:
-            batch = self.filler.fill(batch)
-        return self.backbone.numbered(batch.to(self.device))
+        batch = collate(samples).to(self.device)
+        return self.backbone.numbered(self.filler.fill(batch) if self.config["entity_positions"] else batch)
 
     def training_flops(self, work: Work) -> float:
         """FLOPs of that work (see evaluation/cost.py)."""
