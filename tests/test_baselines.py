@@ -157,7 +157,7 @@ def test_id_adjacency_finds_targets_planted_by_first_appearance(tmp_path):
     assert found["Pop"]["hit@10"] == 0.0  # nobody else has the targets; ties are no hits
 
 
-@pytest.mark.parametrize("model", ["SASRec", "GenRec"])
+@pytest.mark.parametrize("model", ["SASRec", "GenRec", "RecSysLLM"])
 def test_sampled_evaluation_ranks_the_target_among_its_candidates(model, data, tmp_path):
     """``predict`` scores given candidates; ranks go from 1 to the number of candidates."""
     assert main(["run", f"--model={model}", f"--dataset={NAME}", f"--config_files={data}", "--eval_args={mode: uni9}",

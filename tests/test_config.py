@@ -231,7 +231,7 @@ def test_whatever_a_dataset_file_may_say_any_model_accepts(data, monkeypatch):
 
 
 @pytest.mark.parametrize("dataset", property_names("dataset"))
-@pytest.mark.parametrize("model", ["GenRec", "SASRec"])
+@pytest.mark.parametrize("model", ["GenRec", "RecSysLLM", "SASRec"])
 def test_every_shipped_dataset_configures(dataset, model):
     config = Config(model, dataset)
     assert config["eval_args"]["split"] == {"LS": "valid_and_test"} and config["title_field"]
