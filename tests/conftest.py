@@ -10,7 +10,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+from transformers import (BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM,
                           T5Config, T5ForConditionalGeneration)
 
 from recbole_genrec.backbone.causal import CausalBackbone
@@ -41,6 +41,13 @@ def tiny_model(kind: str, vocab: int = 200, seed: int = 0):
                                                     decoder_start_token_id=0, dropout_rate=0))
         for weight in model.parameters():
             torch.nn.init.normal_(weight, std=0.3) if weight.dim() > 1 else None
+    elif kind == "bart":
+        model = BartForConditionalGeneration(BartConfig(
+            vocab_size=vocab, bos_token_id=1, eos_token_id=END, pad_token_id=0, decoder_start_token_id=END, d_model=32,
+            encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+            encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=128, dropout=0.0, init_std=0.3,
+            scale_embedding=True, forced_eos_token_id=None))
+        torch.nn.init.normal_(model.final_logits_bias)
     elif kind == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**rotary))
     else:

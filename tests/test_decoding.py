@@ -12,7 +12,7 @@ from recbole_genrec.decoding.beam import beam_search
 from recbole_genrec.decoding.best_first import best_first
 from recbole_genrec.decoding.exact import exact_top_k, score_catalogue, score_items
 
-KINDS = ["llama", "gpt2", "qwen2", "t5"]
+KINDS = ["llama", "gpt2", "qwen2", "t5", "bart"]
 NEVER = -torch.inf
 
 
@@ -25,8 +25,12 @@ def by_generate(model, prompts, spellings, width: int) -> tuple[list[list[int]],
             allowed.setdefault(tuple(spelling[:length]), set()).add(token)
     allowed = {prefix: sorted(tokens) for prefix, tokens in allowed.items()}
     longest = max(map(len, prompts))
-    tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    padding = [[0] * (longest - len(prompt)) for prompt in prompts]
+    if model.config.is_encoder_decoder:  # BART counts its positions from the left, padding or not
+        tokens = torch.tensor([prompt + rest for prompt, rest in zip(prompts, padding)])
+    else:
+        tokens = torch.tensor([rest + prompt for prompt, rest in zip(prompts, padding)])
+    mask = (tokens > 0).long()
     begin = 1 if model.config.is_encoder_decoder else longest
     output = model.generate(
         input_ids=tokens, attention_mask=mask, num_beams=width, num_return_sequences=width, do_sample=False,
@@ -46,7 +50,8 @@ def by_hand(model, prompt: list[int], spellings, norm: str) -> torch.Tensor:
     scores = []
     for spelling in spellings:
         if model.config.is_encoder_decoder:
-            logits = model(torch.tensor([prompt]), decoder_input_ids=torch.tensor([[0, *spelling[:-1]]])).logits[0]
+            logits = model(torch.tensor([prompt]), decoder_input_ids=torch.tensor(
+                [[model.config.decoder_start_token_id, *spelling[:-1]]])).logits[0]
         else:
             logits = model(torch.tensor([prompt + spelling]), use_cache=False).logits[0, len(prompt) - 1:]
         total = 0.0
@@ -221,8 +226,8 @@ def test_the_prompt_is_fed_once_and_a_step_has_a_token_a_beam(kind):
     model, trie, prompts = sharp_model(kind), trie_of(random_spellings(2000, 4)), random_prompts(8, 4)
     fed = []
     reader = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
-    reader.register_forward_pre_hook(
-        lambda _, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    reader.register_forward_pre_hook(lambda _, args, kwargs: fed.append(
+        (kwargs["input_ids"] if "input_ids" in kwargs else kwargs["inputs_embeds"][..., 0]).numel()), with_kwargs=True)
     state = Counted(start(model, prompts))
     beam_search(state, trie, 20, 20, "full")
     assert state.passes > 2 and state.widest <= 20

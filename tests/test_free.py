@@ -30,7 +30,7 @@ def by_generate(model, prompts: list[list[int]], width: int) -> tuple[list[list[
 
 
 @pytest.mark.parametrize("width", [2, 3, 10])
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "bart"])
 def test_outputs_are_those_of_generate(kind, width):
     model, prompts = tiny_model(kind, vocab=40, seed=2), random_prompts(6, 4, vocab=40)
     with torch.no_grad():

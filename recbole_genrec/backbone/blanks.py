@@ -20,7 +20,7 @@ from recbole_genrec.backbone.causal import CausalBackbone, CausalState
 from recbole_genrec.backbone.glm import GLMConfig, GLMForConditionalGeneration
 from recbole_genrec.backbone.glm_checkpoint import (SPECIALS, glm_special_ids, load_glm, load_glm_tokenizer,
                                                    with_specials)
-from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone, T5State
+from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone, Seq2SeqState
 from recbole_genrec.backbone.tokenizer import train_bpe
 from recbole_genrec.infilling.blanks import BlankBatch, Specials
 
@@ -269,11 +269,11 @@ class Seq2SeqBlanks(Seq2SeqBackbone):
         row, place = real.nonzero(as_tuple=True)
         return result.index_put((row, column[row, place]), states[row, place])
 
-    def start(self, prompts: BlankBatch) -> T5State:
+    def start(self, prompts: BlankBatch) -> Seq2SeqState:
         """Encode A; every answer begins with the decoder's start token and START of the one blank."""
         device = prompts.tokens.device
         begin = torch.tensor([self.core.config.decoder_start_token_id, int(self.sentinels[0])], device=device)
-        return T5State(self, prompts.part_a, begin)
+        return Seq2SeqState(self, prompts.part_a, begin)
 
 
 FAMILIES: dict[str, type] = {family.kind: family for family in (GLMBlanks, CausalBlanks, Seq2SeqBlanks)}

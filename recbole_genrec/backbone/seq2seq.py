@@ -13,11 +13,11 @@ from recbole_genrec.backbone.cache import additive, growing_cache
 from recbole_genrec.backbone.head import pick, sum_in_pieces
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.errors import UserError
-from recbole_genrec.prompt import Batch
+from recbole_genrec.prompt import Rows
 
 
 class Seq2SeqBackbone(nn.Module):
-    """T5, or a model built of its blocks.
+    """T5 or BART, or a model built of their blocks.
 
     Args:
         model: the Hugging Face ``...ForConditionalGeneration``, or a ``PeftModel`` around one.
@@ -60,15 +60,32 @@ class Seq2SeqBackbone(nn.Module):
         """The ``...ForConditionalGeneration`` itself; peft has injected its layers into it."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
+    @torch.no_grad()
     def check(self) -> None:
-        """Refuse an architecture whose decoder is not made of T5's blocks.
+        """Compare our step interface with the model's own forward pass on a few tokens.
 
         Raises:
-            UserError: it is another one.
+            UserError: an architecture that is neither T5's nor BART's, or the two differ.
         """
-        if not hasattr(self.core.get_decoder(), "block"):
+        decoder = self.core.get_decoder()
+        bart = all(hasattr(decoder, part) for part in ("layers", "embed_positions", "layernorm_embedding"))
+        if not hasattr(decoder, "block") and not (bart and hasattr(decoder.embed_positions, "offset")):
             raise UserError(f"the architecture {type(self.core).__name__} cannot be decoded on a tree: its decoder is "
-                            "not made of T5's blocks")
+                            "neither T5's nor BART's")
+        device, training = next(self.parameters()).device, self.training
+        self.eval()
+        prompts = Rows(torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]], device=device), torch.tensor([4, 3], device=device))
+        answer = torch.tensor([[12, 13, 14], [14, 12, 13]], device=device)
+        begin = torch.full_like(answer[:, :1], self.core.config.decoder_start_token_id)
+        expected = self.core(input_ids=prompts.tokens, attention_mask=prompts.mask.long(),
+                             decoder_input_ids=torch.cat([begin, answer], 1)).logits[:, 1:].float()
+        visible = torch.ones(3, 3, dtype=torch.bool, device=device).tril()
+        hidden = Seq2SeqBackbone.start(self, prompts).push(answer, visible[None], torch.arange(3, device=device)[None])
+        error = float((self.logits(hidden).float().log_softmax(-1) - expected.log_softmax(-1)).abs().max())
+        self.train(training)
+        if not error < (1e-2 if self.core.dtype == torch.float32 else 0.5):
+            raise UserError(f"the architecture {type(self.core).__name__} cannot be decoded on a tree "
+                            f"(its own forward pass differs from ours by {error:.3g} in log-probability)")
 
     def compile_layers(self) -> None:
         """Nothing is compiled: the blocks run one by one."""
@@ -81,7 +98,9 @@ class Seq2SeqBackbone(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., d]`` -> ``[..., V]``."""
-        return self.core.get_output_embeddings()(hidden)
+        logits = self.core.get_output_embeddings()(hidden)
+        bias = getattr(self.core, "final_logits_bias", None)  # BART
+        return logits if bias is None else logits + bias[0]
 
     def sum_over_logits(self, loss: Callable[[Tensor, slice], Tensor], states: Tensor) -> Tensor:
         """Sum of a loss over ``[N, d]`` states; ``loss`` is given ``[n, V]`` logits and their place among all ``N``."""
@@ -91,16 +110,32 @@ class Seq2SeqBackbone(nn.Module):
 
     def logits_at(self, hidden: Tensor, row: Tensor, token: Tensor) -> Tensor:
         """``[R, d]`` states -> ``[M]`` logits of single tokens: ``token[m]`` after state ``row[m]`` (ascending)."""
-        return pick(self.core.get_output_embeddings(), lambda logits: logits, hidden, row, token)
+        picked = pick(self.core.get_output_embeddings(), lambda logits: logits, hidden, row, token)
+        bias = getattr(self.core, "final_logits_bias", None)
+        return picked if bias is None else picked + bias[0, token]
 
-    def start(self, prompts: Batch) -> "T5State":
+    def start(self, prompts: Rows) -> "Seq2SeqState":
         """Encode the prompts once; the decoder's start token is the first that every answer sees."""
         begin = torch.full((1,), self.core.config.decoder_start_token_id, device=prompts.tokens.device)
-        return T5State(self, prompts, begin)
+        return Seq2SeqState(self, prompts, begin)
 
-    def encoder_inputs(self, prompts: Batch) -> Tensor:
+    def encoder_inputs(self, prompts: Rows) -> Tensor:
         """``[B, T, d]`` what the encoder's first block is given."""
         return self.core.get_encoder().embed_tokens(prompts.tokens)
+
+    def encode(self, prompts: Rows) -> Tensor:
+        """``[B, T, d]`` the encoder's states."""
+        encoder = self.core.get_encoder()
+        if not hasattr(encoder, "block"):
+            return encoder(inputs_embeds=self.encoder_inputs(prompts),
+                           attention_mask=prompts.mask.long()).last_hidden_state
+        # T5's mask and bias are added up once and not in every layer.
+        hidden, width = self.encoder_inputs(prompts), prompts.tokens.size(1)
+        bias = encoder.block[0].layer[0].SelfAttention.compute_bias(width, width).to(hidden.dtype)
+        bias = bias + additive(prompts.mask, hidden.dtype)[:, None, None]
+        for block in encoder.block:
+            hidden = block(hidden, position_bias=bias)[0]
+        return encoder.final_layer_norm(hidden)
 
     def decoder_inputs(self, tokens: Tensor, intra: Tensor) -> Tensor:
         """``[B, Q]`` tokens -> ``[B, Q, d]`` what the decoder's first block is given.
@@ -110,11 +145,11 @@ class Seq2SeqBackbone(nn.Module):
         return self.core.get_decoder().embed_tokens(tokens)
 
 
-class T5State:
+class Seq2SeqState:
     """Encoded prompts of ``B`` users, and the tokens pushed after those that begin every answer (``DecodingState``).
 
-    T5's decoder takes positions from where a token stands in the batch, whatever ``position_ids`` say. So its blocks
-    are run one by one here, with the relative bias of each token's place on its own path.
+    Both architectures take a token's position from where it stands in the batch, whatever ``position_ids`` say. So
+    their layers are run one by one here, with the place that each token has on its own path.
 
     Args:
         backbone: the model.
@@ -122,13 +157,13 @@ class T5State:
         begin: ``[n]`` tokens that every answer begins with.
     """
 
-    def __init__(self, backbone: Seq2SeqBackbone, prompts: Batch, begin: Tensor):
+    def __init__(self, backbone: Seq2SeqBackbone, prompts: Rows, begin: Tensor):
         self.backbone = backbone
         self.logits, self.logits_at = backbone.logits, backbone.logits_at
         core, mask = backbone.core, prompts.mask
         self.encoded = torch.zeros(*mask.shape, core.config.d_model, dtype=core.dtype, device=mask.device)
         for rows in prompts.groups():
-            states = encode(backbone, prompts.rows(rows))
+            states = backbone.encode(prompts.rows(rows))
             self.encoded[rows, :states.size(1)] = states.to(core.dtype)
         self.mask = additive(mask, self.encoded.dtype)[:, None, None]
         self.cache = EncoderDecoderCache(growing_cache(), growing_cache())
@@ -147,21 +182,11 @@ class T5State:
                          intra.expand(users, width))
 
     def _run(self, tokens: Tensor, visible: Tensor, depth: Tensor, intra: Tensor) -> Tensor:
-        decoder = self.backbone.core.get_decoder()
         self.depth = torch.cat([self.depth, depth], 1)
-        first = decoder.block[0].layer[0].SelfAttention
-        bucket = first._relative_position_bucket(self.depth.unsqueeze(1) - depth.unsqueeze(2), bidirectional=False,
-                                                 num_buckets=first.relative_attention_num_buckets,
-                                                 max_distance=first.relative_attention_max_distance)
-        hidden = self.backbone.decoder_inputs(tokens, intra)
-        bias = first.relative_attention_bias(bucket).permute(0, 3, 1, 2).to(hidden.dtype)
-        mask = additive(visible.unsqueeze(1), hidden.dtype)  # with none, the block would make a causal one
-        for block in decoder.block:
-            hidden = block(hidden, attention_mask=mask, position_bias=bias, encoder_hidden_states=self.encoded,
-                           encoder_decoder_position_bias=self.mask, past_key_values=self.cache)[0]
-        hidden = decoder.final_layer_norm(hidden)
-        config = self.backbone.core.config
-        return hidden * config.d_model**-0.5 if config.scale_decoder_outputs else hidden
+        embedded = self.backbone.decoder_inputs(tokens, intra)
+        # With no mask, a layer would make a causal one.
+        mask = additive(visible.unsqueeze(1), embedded.dtype)
+        return _decode(self.backbone.core, embedded, mask, self.depth, depth, self.encoded, self.mask, self.cache)
 
     def select(self, rows: Tensor) -> None:
         for part in (self.cache.self_attention_cache, self.cache.cross_attention_cache):
@@ -175,13 +200,32 @@ class T5State:
             layer.forget(self.begun)
 
 
-def encode(backbone: Seq2SeqBackbone, prompts: Batch) -> Tensor:
-    """``[B, T, d]`` the encoder's states, with mask and bias added up once and not in every layer."""
-    encoder = backbone.core.get_encoder()
-    hidden = backbone.encoder_inputs(prompts)
-    width = prompts.tokens.size(1)
-    bias = encoder.block[0].layer[0].SelfAttention.compute_bias(width, width).to(hidden.dtype)
-    bias = bias + additive(prompts.mask, hidden.dtype)[:, None, None]
-    for block in encoder.block:
-        hidden = block(hidden, position_bias=bias)[0]
-    return encoder.final_layer_norm(hidden)
+def _decode(core: nn.Module, hidden: Tensor, mask: Tensor, all_depths: Tensor, depth: Tensor, encoded: Tensor,
+            encoded_mask: Tensor, cache: EncoderDecoderCache) -> Tensor:
+    """``[B, Q, d]`` embedded tokens -> ``[B, Q, d]`` the decoder's states.
+
+    Args:
+        mask: ``[B, 1, Q, S]`` additive, over all tokens so far.
+        all_depths, depth: ``[B, S]`` and ``[B, Q]`` places of all tokens and of the new ones on their paths.
+        encoded, encoded_mask: ``[B, P, d]`` and ``[B, 1, 1, P]`` additive.
+        cache: of both attentions; the new tokens are added.
+    """
+    decoder = core.get_decoder()
+    if hasattr(decoder, "block"):  # T5: a bias by the distance of two tokens on a path
+        first = decoder.block[0].layer[0].SelfAttention
+        bucket = first._relative_position_bucket(all_depths.unsqueeze(1) - depth.unsqueeze(2), bidirectional=False,
+                                                 num_buckets=first.relative_attention_num_buckets,
+                                                 max_distance=first.relative_attention_max_distance)
+        bias = first.relative_attention_bias(bucket).permute(0, 3, 1, 2).to(hidden.dtype)
+        for block in decoder.block:
+            hidden = block(hidden, attention_mask=mask, position_bias=bias, encoder_hidden_states=encoded,
+                           encoder_decoder_position_bias=encoded_mask, past_key_values=cache)[0]
+        hidden = decoder.final_layer_norm(hidden)
+        return hidden * core.config.d_model**-0.5 if core.config.scale_decoder_outputs else hidden
+    # BART: an embedding of each place
+    table = decoder.embed_positions
+    hidden = decoder.layernorm_embedding(hidden + nn.functional.embedding(depth + table.offset, table.weight))
+    for layer in decoder.layers:
+        hidden = layer(hidden, mask, encoded, encoder_attention_mask=encoded_mask, past_key_values=cache,
+                       use_cache=True)
+    return hidden
