@@ -21,6 +21,7 @@ import torch
 import yaml
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import init_seed
+from torch import Tensor
 
 from recbole_genrec.config import Config
 from recbole_genrec.data.bucketing import LikeLength
@@ -32,7 +33,7 @@ from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Peak, processor
 from recbole_genrec.evaluation.validity import free_generation
 from recbole_genrec.records import write_record
-from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer
+from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer, two_stages
 from recbole_genrec.validation import check_dataset
 from recbole_genrec.version import __version__
 
@@ -72,16 +73,16 @@ class Data:
         targets = [part.inter_feat[TARGET_ROW] for part in parts]
         return cls(dataset, parts, data_fingerprint(dataset), split_fingerprint(dataset, targets))
 
-    def loaders(self, config: Config, model=None):
+    def loaders(self, config: Config, model=None, rows: Tensor | None = None):
         """RecBole's train, valid and test loaders.
 
-        The model may narrow the training samples to those it uses, and say how long they are: then a training batch
-        holds rows of like length.
+        The model may narrow the training samples to those it uses (``rows`` does it in its stead), and say how long
+        they are: then a training batch holds rows of like length.
         """
         train, valid, test = self.parts
-        if model is not None and hasattr(model, "training_rows"):
+        if rows is None and hasattr(model, "training_rows"):
             rows = model.training_rows(train)
-            train = train if rows is None else train.copy(train.inter_feat[rows])
+        train = train if rows is None else train.copy(train.inter_feat[rows])
         parts = [train, valid, test]
         samplers = create_samplers(config, self.dataset, parts)
         loaders = tuple(get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train")
@@ -151,8 +152,12 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, data.parts[0]).to(config["device"])
     train, valid, test = data.loaders(config, model)
-    trainer_class = TwoStageTrainer if config["train_stage"] == "pretrain" else GenRecTrainer
-    trainer = trainer_class(config, model, data.dataset, run_dir / "model")
+    if two_stages(config):
+        rows = model.pretraining_rows(data.parts[0]) if hasattr(model, "pretraining_rows") else None
+        first = train if rows is None else data.loaders(config, model, rows)[0]
+        trainer = TwoStageTrainer(config, model, data.dataset, run_dir / "model", first)
+    else:
+        trainer = GenRecTrainer(config, model, data.dataset, run_dir / "model")
     progress = config["show_progress"]
 
     valid_result = None

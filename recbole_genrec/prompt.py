@@ -240,18 +240,29 @@ class PromptBuilder:
 
     def _lay_out(self, segments: Tensor) -> Batch:
         """``[B, S]`` segment ids -> their tokens side by side."""
-        rows, device = len(segments), segments.device
-        length = self.length[segments]
-        flat_length = length.flatten()
-        within_row = (length.cumsum(1) - length).flatten()
-        total = int(flat_length.sum())
-        piece = torch.repeat_interleave(torch.arange(len(flat_length), device=device), flat_length, output_size=total)
-        inside = torch.arange(total, device=device) - (flat_length.cumsum(0) - flat_length)[piece]
-        row, column = piece // segments.size(1), within_row[piece] + inside
-        lengths = length.sum(1)
-        shape = (rows, int(lengths.max()) if rows else 0)
-        tokens, segment, node = torch.zeros((3, *shape), dtype=torch.int64, device=device)
-        source = self.begin[segments.flatten()[piece]] + inside
-        tokens[row, column], node[row, column] = self.table[0, source], self.table[1, source]
-        segment[row, column] = piece % segments.size(1)
+        lengths, to, source, place = side_by_side(segments, self.begin, self.length)
+        shape = (len(segments), int(lengths.max()) if len(segments) else 0)
+        tokens, segment, node = torch.zeros((3, *shape), dtype=torch.int64, device=segments.device)
+        tokens[to], node[to] = self.table[0, source], self.table[1, source]
+        segment[to] = place
         return Batch(tokens, lengths, segment, node)
+
+
+def side_by_side(segments: Tensor, begin: Tensor, length: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Where the tokens of rows of segments come from and go to.
+
+    Args:
+        segments: ``[B, S]`` segment ids.
+        begin, length: ``[N]`` of each segment in a flat table of tokens.
+    Returns:
+        ``[B]`` lengths of the rows; row and column of each token, ``[M]`` each; its place in the table; the column of
+        ``segments`` that it is from.
+    """
+    lengths = length[segments]
+    flat = lengths.flatten()
+    within_row = (lengths.cumsum(1) - lengths).flatten()
+    total = int(flat.sum())
+    piece = torch.repeat_interleave(torch.arange(len(flat), device=flat.device), flat, output_size=total)
+    inside = torch.arange(total, device=flat.device) - (flat.cumsum(0) - flat)[piece]
+    to = (piece // segments.size(1), within_row[piece] + inside)
+    return lengths.sum(1), to, begin[segments.flatten()[piece]] + inside, piece % segments.size(1)

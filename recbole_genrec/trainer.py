@@ -237,16 +237,28 @@ class GenRecTrainer(Trainer):
         })
 
 
-class TwoStageTrainer(GenRecTrainer):
-    """S3Rec: pre-training, then fine-tuning of the same model object, in one run.
+def two_stages(config) -> bool:
+    """Whether a run pre-trains and then fine-tunes. RecBole's S3Rec calls the first of its two runs ``pretrain``."""
+    return config["train_stage"] == ("pretrain" if config["model"] == "S3Rec" else "both")
 
-    RecBole wants two runs and a pickled checkpoint between them; the second stage only needs another loss.
+
+class TwoStageTrainer(GenRecTrainer):
+    """Pre-training, then fine-tuning of the same model object with a fresh optimizer, in one run (S3Rec, GenRecT5).
+
+    RecBole wants two runs of S3Rec and a pickled checkpoint between them; the second stage only needs another loss.
+
+    Args:
+        pretrain_data: loader of the first stage; the others as :class:`GenRecTrainer`.
     """
+
+    def __init__(self, config, model, dataset, model_dir: Path, pretrain_data):
+        super().__init__(config, model, dataset, model_dir)
+        self.pretrain_data = pretrain_data
 
     def fit(self, train_data, valid_data=None, show_progress=False, **kwargs):
         with contextlib.suppress(_BudgetSpent):  # one epoch of fine-tuning is trained in any case
             for epoch in range(self.config["pretrain_epochs"]):
-                self._train_epoch(train_data, epoch, show_progress=show_progress)
+                self._train_epoch(self.pretrain_data, epoch, show_progress=show_progress)
                 self.curve[-1]["stage"] = "pretrain"
         self.epochs_done = 0
         self.model.train_stage = "finetune"

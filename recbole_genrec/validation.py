@@ -67,7 +67,7 @@ _NUMBERS = {
     "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
     "gradient_accumulation_steps": (int, 1, None), "max_history_items": (int, 1, None),
     "infill_share": (float, 0, 1), "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
-    "entity_bias": (float, 0, None), "candidate_count": (int, 2, None),
+    "entity_bias": (float, 0, None), "last_bias": (float, 0, 1), "candidate_count": (int, 2, None),
 }
 #: key -> what its value must be, where it is set and not None.
 KINDS = {
@@ -88,7 +88,7 @@ _CHOICES = {
     "loss_type": ("CE", "BPR"), "prompt_eval": ("seen", "unseen"), "period_sampling": ("items", "samples", "off"),
     "entity_mask": (True, False), "span_order": ("chronological", "shuffled"), "entity_positions": (True, False),
     "plain_positions": ("grow", "literal"), "dynamic_positions": (True, False),
-    "prefix_attention": ("causal", "bidirectional"), "train_block_positions": (True, False),
+    "prefix_attention": ("causal", "bidirectional"), "train_block_positions": (True, False), "last_only": (True, False),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "lr_scheduler_type": ("constant", "constant_with_warmup", "linear", "cosine"),
 }

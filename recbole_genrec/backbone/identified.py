@@ -1,0 +1,44 @@
+"""An encoder-decoder whose encoder also sees which user and which item each token is part of (Cao and Lio 2024)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
+from recbole_genrec.masked import MaskedBatch
+
+
+class IdentifiedBackbone(Seq2SeqBackbone):
+    """T5 or BART with two tables of ID embeddings, of users and of items, added to the encoder's tokens.
+
+    Both begin as zeros, so that before the first step the model is the one that was loaded, and a user or item that
+    training never sees keeps its zeros. They are trained whole, under LoRA too.
+    """
+
+    lora_targets = ("q", "v", "q_proj", "v_proj")
+    extra_tokens = ("<extra_id_0>",)  # the mask of vocabularies that have no mask token
+
+    def add_tables(self, users: int, items: int) -> None:
+        """Make the tables; row 0 is that of masks and other tokens and stays zero."""
+        width = self.core.config.d_model
+        self.users, self.items = (nn.Embedding(rows, width, padding_idx=0, _weight=torch.zeros(rows, width))
+                                  for rows in (users, items))
+
+    def encoder_inputs(self, prompts: MaskedBatch) -> Tensor:
+        embedded = super().encoder_inputs(prompts)
+        if not isinstance(prompts, MaskedBatch):
+            return embedded
+        return embedded + self.users(prompts.user) + self.items(prompts.item)
+
+    def answer_states(self, prompts: MaskedBatch, answers: Tensor) -> Tensor:
+        """``[B, L, d]`` states that predict the ``[B, L]`` tokens of the answers."""
+        core = self.core
+        begin = torch.full_like(answers[:, :1], core.config.decoder_start_token_id)
+        inputs = torch.cat([begin, answers[:, :-1]], 1)
+        encoded = core.get_encoder()(inputs_embeds=self.encoder_inputs(prompts),
+                                     attention_mask=prompts.mask.long()).last_hidden_state
+        states = core.get_decoder()(input_ids=inputs, encoder_hidden_states=encoded,
+                                    encoder_attention_mask=prompts.mask.long(), use_cache=False).last_hidden_state
+        return states * core.config.d_model**-0.5 if getattr(core.config, "scale_decoder_outputs", False) else states
+
