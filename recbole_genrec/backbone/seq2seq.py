@@ -91,7 +91,8 @@ class Seq2SeqBackbone(nn.Module):
 
     def logits_at(self, hidden: Tensor, row: Tensor, token: Tensor) -> Tensor:
         """``[R, d]`` states -> ``[M]`` logits of single tokens: ``token[m]`` after state ``row[m]`` (ascending)."""
-        return pick(self.core.get_output_embeddings(), lambda logits: logits, hidden, row, token)
+        return pick(self.core.get_output_embeddings(), lambda logits: logits, self.core.config.vocab_size, hidden, row,
+                    token)
 
     def start(self, prompts: Batch) -> "T5State":
         """Encode the prompts once; the decoder's start token is the first that every answer sees."""
