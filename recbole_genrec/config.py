@@ -71,6 +71,8 @@ class Config(recbole.config.Config):
         final = merge(self.internal_config_dict, self.external_config_dict)
         if final["loss_type"] == "BPR" and final["train_neg_sample_args"] is None:
             final["train_neg_sample_args"] = {"distribution": "uniform", "sample_num": 1}  # RecBole's default
+        if final.get("period_sampling") is False:  # YAML reads a bare off so
+            final["period_sampling"] = "off"
         if final.get("gpu_id") is None:
             final["gpu_id"] = ""
         check_kinds(final)  # before RecBole works with them: its errors do not name the key

@@ -73,10 +73,15 @@ def our_properties(model: str, dataset: str) -> dict[str, Any]:
     return merged
 
 
+#: Shares of a whole: given anew, they stand for themselves.
+_REPLACED = ("mask_levels", "task_families")
+
+
 def merge(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """``new`` over ``base``; where both hold a dictionary, key by key (one level: ``split`` is replaced whole)."""
     merged = dict(base)
     for key, value in new.items():
         old = merged.get(key)
-        merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        both = isinstance(old, dict) and isinstance(value, dict) and key not in _REPLACED
+        merged[key] = {**old, **value} if both else value
     return merged

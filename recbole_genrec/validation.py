@@ -94,7 +94,16 @@ _CHOICES = {
 }
 
 
+#: Keys of our models that must have a value where a model has them.
+_NEVER_NULL = ("prompt", "item_index", "max_prompt_tokens", "max_history_items", "infill_share", "target_stride",
+               "candidate_count", "mask_ratio", "entity_bias", "mask_levels", "task_families", "period_sampling",
+               "period_days", "train_stage", "num_beams")
+
+
 def check_kinds(settings: dict[str, Any]) -> None:
+    for key in _NEVER_NULL:
+        if key in settings and settings[key] is None:
+            raise UserError(f"{key} has no value")
     for key, kind in KINDS.items():
         value = settings.get(key)
         if value is not None and not isinstance(value, kind):

@@ -97,7 +97,7 @@ def test_single_logits_are_those_of_the_whole_head(case, bias, one_by_one, chunk
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(head_module, "ONE_BY_ONE", one_by_one)
         patch.setattr(head_module, "CHUNK", chunk)
-        found = pick(head, lambda logits: logits / 3, hidden, row, token)
+        found = pick(head, lambda logits: logits / 3, 40, hidden, row, token)
         expected = head(hidden)[row, token] / 3
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(found.float(), expected.float(), atol=tolerance, rtol=tolerance)

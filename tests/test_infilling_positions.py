@@ -154,9 +154,6 @@ def test_beams_have_the_ids_of_teacher_forcing_after_any_reordering(rule, spelli
         parent = torch.from_numpy(rng.integers(0, beams, (users, beams)))
         state = state.gather(parent)
         history = [[list(history[user][beam]) for beam in parent[user]] for user in range(users)]
-        if rng.random() < .2:
-            rows = torch.from_numpy(rng.permutation(users))
-            state, history = state.select(rows), [history[row] for row in rows]
         token = torch.from_numpy(rng.choice([START, *range(9, 16), NEWLINE], (users, beams)))
         state = positions.step(state, token)
         for user in range(users):
@@ -302,8 +299,8 @@ def test_the_pool_holds_all_and_nothing_else(spellings):
 def test_the_state_has_any_shape_and_moves_along():
     positions = positions_of([[A, B]], "grow").to("cpu")
     assert positions.begin((2, 3), "cpu").intra.shape == (2, 3) and positions.begin(()).intra.shape == ()
-    state = positions.step(positions.begin(3), torch.tensor([A, X, NEWLINE])).select(torch.tensor([2, 0]))
-    assert positions.step(state, torch.tensor([A, B])).intra.tolist() == [1, 3]
+    state = positions.step(positions.begin((1, 3)), torch.tensor([[A, X, NEWLINE]])).gather(torch.tensor([[2, 0]]))
+    assert positions.step(state, torch.tensor([[A, B]])).intra.tolist() == [[1, 3]]
 
 
 @pytest.mark.parametrize("call, message", [

@@ -40,17 +40,6 @@ def test_text_is_its_segments_side_by_side(segments, data):
     assert len(text) == len(text.tokens) and len(table) == len(segments)
 
 
-@given(st.lists(segment, min_size=1, max_size=5), st.lists(segment, min_size=1, max_size=5))
-def test_extending_is_building_all_at_once(first, more):
-    table = table_of(first)
-    longer, whole = table.extended(*zip(*more)), table_of(first + more)
-    for name in ("flat", "begin", "lengths", "entity", "maskable"):
-        assert np.array_equal(getattr(longer, name), getattr(whole, name)), name
-    assert len(table) == len(first)  # as it was
-    ids = np.arange(len(whole))
-    assert np.array_equal(longer.text(ids).unit, whole.text(ids).unit)
-
-
 def test_an_entity_twice_in_a_row_is_two_units():
     text = Segments([[5, 6]], [True], [True]).text(np.array([0, 0]))
     assert text.unit.tolist() == [0, 0, 1, 1] and text.entity.all()

@@ -10,7 +10,9 @@ import pytest
 import torch
 from data_helpers import config_of, random_interactions, records, write_dataset
 from torch.nn.functional import log_softmax
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
+from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
 from recbole_genrec.data.windows import TARGET_ROW
@@ -39,7 +41,8 @@ def made(dataset: Path, **settings) -> tuple[RecSysLLM, Data]:
     load_col = {"inter": ["user_id", "item_id", "time"], "item": ["item_id", "title", "class"],
                 "user": ["user_id", "age", "gender", "hobbies"]}
     config = config_of(dataset, "RecSysLLM", **{
-        "precision": "fp32", "gpu_id": "", "max_history_items": 6, "user_features": ["age", "gender", "hobbies"],
+        "precision": "fp32", "gpu_id": "", "target_stride": 1, "max_history_items": 6,
+        "user_features": ["age", "gender", "hobbies"],
         "load_col": load_col, **settings})
     data = Data.load(config)
     torch.manual_seed(1)
@@ -214,7 +217,122 @@ def test_a_glm_in_a_folder_gets_lora_and_nothing_else_trains(dataset, tmp_path):
     assert any("block_position_embeddings" in name for name, weight in model.named_parameters() if weight.requires_grad)
 
 
+def folder_of(path: Path, kind: str, titles: list[str], tied: bool = True) -> str:
+    """A small checkpoint whose vocabulary knows nothing of blanks (T5: of sentinels)."""
+    tokenizer = train_tokenizer([*titles, "History: age: gender: hobbies: Next", "\n"], 400)
+    shape = dict(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    if kind == "t5":
+        model = T5ForConditionalGeneration(T5Config(**shape, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**shape, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                                             num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied,
+                                             initializer_range=0.3))
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_causal_model_in_a_folder_learns_the_tokens_that_it_lacked(dataset, tmp_path, tied):
+    llm = folder_of(tmp_path / "llama", "llama", [f"Alpha{n} Beta Gamma Delta" for n in range(ITEMS)], tied)
+    settings = dict(llm=llm, precision="fp32", gpu_id="", max_history_items=4, lora_dropout=0.0, decode="exact_all",
+                    norm="full")
+    config = config_of(dataset, "RecSysLLM", **settings)
+    data = Data.load(config)
+    model = RecSysLLM(config, data.parts[0])
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert all("lora_" in name or "token" in name or "_table" in name for name in trained)
+    optimizer = torch.optim.AdamW(trained.values(), lr=0.05)
+    end, losses = model.specials.end, []
+
+    def rows() -> torch.Tensor:
+        with torch.no_grad():
+            hidden = torch.eye(32)[:3]
+            return model.backbone.logits(hidden)[:, end]
+
+    before = rows()
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = model.calculate_loss(data.parts[0].inter_feat[torch.arange(8)])
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    assert not torch.equal(rows(), before)  # END is learnt
+    model.eval()
+    users = some_users(data, 4)
+    scores = model.full_sort_predict(users)
+    best = scores.view(4, -1).argmax(1)
+    users = users.gather()
+    users.interaction[model.ITEM_ID] = best
+    torch.testing.assert_close(model.predict(users), scores.view(4, -1).max(1).values, atol=1e-4, rtol=1e-4)
+
+    model.save_pretrained(tmp_path / "saved")
+    size = (tmp_path / "saved" / "adapter_model.safetensors").stat().st_size
+    assert size < sum(weight.numel() for name, weight in trained.items() if "_table" not in name) * 4 + 20_000
+    torch.manual_seed(3)
+    other = RecSysLLM(config, data.parts[0]).eval()
+    assert not torch.equal(other.full_sort_predict(users), scores)
+    other.load_pretrained(tmp_path / "saved")
+    assert torch.equal(other.full_sort_predict(users), scores)
+
+
+def test_a_t5_without_sentinels_is_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match="no '<extra_id_0>'"):
+        made(dataset, llm=folder_of(tmp_path, "t5", ["Alpha"]))
+
+
+def test_block_positions_of_another_backbone_are_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match="has no block_position_embeddings"):
+        made(dataset, llm=folder_of(tmp_path, "llama", ["Alpha"]), train_block_positions=True)
+
+
 # --------------------------------------------------------------------------------------------------------- samples
+
+@pytest.mark.parametrize("llm", LLMS)
+def test_what_looks_like_a_special_token_in_a_title_is_text(tmp_path, llm):
+    odd = ["The [MASK] Movie", "[END]", "<extra_id_0> and <extra_id_1>", "</s>", "<|endofpiece|>", "[START] [gMASK]"]
+    titles = {f"i{n}": odd[n] if n < len(odd) else f"Title {n}" for n in range(30)}
+    path = write_dataset(tmp_path, random_interactions(20, 30, 6, 12), titles)
+    config = config_of(path, "RecSysLLM", llm=llm, gpu_id="", train_stage="tasks")
+    data = Data.load(config)
+    model = RecSysLLM(config, data.parts[0])
+    special = set(vars(model.specials).values()) | set(
+        [] if model.backbone.kind != "seq2seq" else model.backbone.sentinels.tolist())
+    assert not special & set(model.index.tokens.tolist()) - {model.specials.end}
+    for row in rows_of_training(data)[:60]:
+        sample = model.sample(row)
+        assert sample.blank.max() == 1 and (sample.blank[:sample.sep] > 0).sum() == 1
+        assert sum(token in special - {model.specials.cls, model.specials.eos}
+                   for token in sample.tokens[:sample.sep].tolist()) == 1
+
+
+def test_a_number_that_is_missing_is_not_made_up(tmp_path):
+    path = write_dataset(tmp_path, random_interactions(20, 30, 6, 12))
+    (tmp_path / "tiny" / "tiny.user").write_text("user_id:token\tage:float\n" + "".join(
+        f"u{n}\t{'' if n == 3 else 20 + n}\n" for n in range(20)))
+    load_col = {"inter": ["user_id", "item_id", "time"], "item": ["item_id", "title", "class"],
+                "user": ["user_id", "age"]}
+    config = config_of(path, "RecSysLLM", gpu_id="", load_col=load_col, user_features=["age"])
+    data = Data.load(config)
+    model = RecSysLLM(config, data.parts[0])
+    numbers = {str(name): number for number, name in enumerate(data.dataset.field2id_token["user_id"])}
+    for user in ("u2", "u3", "[PAD]"):
+        text = text_of(model, model.prompts_of([History(numbers[user], np.array([1]), None)]).tokens[0])
+        assert text.startswith("age: 22\n" if user == "u2" else "History:")
+
+
+def test_candidates_that_the_backbone_cannot_hold_are_refused(dataset, tmp_path):
+    long = write_dataset(tmp_path, random_interactions(20, 30, 6, 12),
+                         {f"i{n}": " ".join(f"Word{n}{m}" for m in range(25)) for n in range(30)})
+    config = config_of(long, "RecSysLLM", gpu_id="", task_families={"sequential": 0.5, "candidates": 0.5},
+                       candidate_count=29)
+    with pytest.raises(UserError, match="candidate_count=29 titles need texts of .* takes 512"):
+        RecSysLLM(config, Data.load(config).parts[0])
+    model, data = made(dataset, task_families={"candidates": 1.0}, candidate_count=20, max_prompt_tokens=16,
+                       train_stage="tasks")
+    assert max(len(model.sample(row).tokens) for row in rows_of_training(data)) <= model.prompts.max_tokens
+
 
 def rows_of_training(data: Data) -> list[int]:
     return data.parts[0].inter_feat[TARGET_ROW].tolist()
@@ -348,6 +466,10 @@ def test_no_number_of_an_item_or_user_stands_in_a_prompt(dataset):
     ({"prompt": "next_item"}, "another model's form"),
     ({"prompt": "recsysllms"}, "did you mean 'recsysllm'"),
     ({"span_order": "random"}, "span_order"),
+    ({"task_families": None}, "task_families has no value"), ({"prompt": None}, "prompt has no value"),
+    ({"max_history_items": None}, "max_history_items has no value"), ({"mask_ratio": 0}, "mask_ratio"),
+    ({"mask_levels": None}, "mask_levels has no value"),
+    ({"task_families": {"sequential": float("inf")}}, "from 0 to 1"),
 ])
 def test_a_mistake_is_one_sentence(dataset, settings, message):
     with pytest.raises(UserError) as caught:

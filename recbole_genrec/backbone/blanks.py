@@ -22,6 +22,7 @@ from recbole_genrec.backbone.glm_checkpoint import (SPECIALS, glm_special_ids, l
                                                    with_specials)
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone, Seq2SeqState
 from recbole_genrec.backbone.tokenizer import train_bpe
+from recbole_genrec.errors import UserError
 from recbole_genrec.infilling.blanks import BlankBatch, Specials
 
 #: What a causal model's vocabulary lacks: masks of the three levels, start and end of a blank.
@@ -130,7 +131,9 @@ class CausalBlanks(CausalBackbone):
     model is the one that was loaded.
     """
 
-    lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    # And their like in architectures that have some of them in one.
+    lora_targets = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj",
+                    "down_proj")
     extra_tokens = BLANK_TOKENS
     adds_tokens = True
     most_blanks, most_places = MOST_BLANKS, MOST_PLACES
@@ -143,7 +146,7 @@ class CausalBlanks(CausalBackbone):
 
     def add_tables(self) -> None:
         """Make the two tables."""
-        width = self.core.get_input_embeddings().embedding_dim
+        width = self.core.config.hidden_size
         self.blank_table, self.intra_table = _zeros(MOST_BLANKS + 1, width), _zeros(MOST_PLACES + 1, width)
 
     def pairs(self, batch: BlankBatch) -> Tensor:
@@ -226,8 +229,16 @@ class Seq2SeqBlanks(Seq2SeqBackbone):
         self.encoder_intra, self.decoder_intra = _zeros(MOST_PLACES + 1, width), _zeros(MOST_PLACES + 1, width)
 
     def specials(self, tokenizer: PreTrainedTokenizerBase) -> Specials:
-        """The ids of the special tokens: every level's mask is the first sentinel, END the second."""
-        ids = tokenizer.convert_tokens_to_ids(list(SENTINELS))
+        """The ids of the special tokens: every level's mask is the first sentinel, END the second.
+
+        Raises:
+            UserError: a vocabulary without sentinels.
+        """
+        vocabulary = tokenizer.get_vocab()
+        if missing := [token for token in SENTINELS if token not in vocabulary]:
+            raise UserError(f"the tokenizer of this {type(self.core).__name__} has no '{missing[0]}': RecSysLLM needs "
+                            "T5's hundred sentinels")
+        ids = [vocabulary[token] for token in SENTINELS]
         self.sentinels = torch.tensor(ids)
         return Specials(None, tokenizer.eos_token_id, ids[0], ids[1], ids[0], ids[0], ids[0])
 

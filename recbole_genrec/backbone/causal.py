@@ -134,7 +134,7 @@ class CausalBackbone(nn.Module):
 
     def logits_at(self, hidden: Tensor, row: Tensor, token: Tensor) -> Tensor:
         """``[R, d]`` states -> ``[M]`` logits of single tokens: ``token[m]`` after state ``row[m]`` (ascending)."""
-        return pick(self.core.get_output_embeddings(), self._scaled, hidden, row, token)
+        return pick(self.core.get_output_embeddings(), self._scaled, self.core.config.vocab_size, hidden, row, token)
 
     def start(self, prompts: Batch) -> "CausalState":
         """Run the prompts once and keep their keys and values."""
@@ -158,7 +158,7 @@ class CausalBackbone(nn.Module):
         # The shorter prompt is padded, a decoy stands in the tree: neither may be seen.
         padded = torch.nn.functional.pad(tokens[:, :3], (0, 2))
         prompts = Batch(padded, torch.full((2,), 3, device=device), padded, padded)
-        state = self.start(prompts)
+        state = CausalState(self, prompts)
         pushed = torch.stack([tokens[:, 3], tokens[:, 0], tokens[:, 4], tokens[:, 5]], 1)
         visible = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], device=device).bool()
         hidden = state.push(pushed, visible[None], torch.tensor([[0, 0, 1, 2]], device=device))

@@ -242,7 +242,8 @@ class GLMModel(GLMPreTrainedModel):
         if position_ids.dim() != 3 or position_ids.shape[1:] != (2, count):
             raise ValueError(f"position_ids must be [batch, 2, {count}], not {list(position_ids.shape)}")
         # Compiled code keeps torch's own check of indices; a look at the values would break its graph.
-        if position_ids.is_meta or torch.compiler.is_compiling() or not position_ids.numel():
+        # A GPU would have to be waited for, each time; it has a check of its own.
+        if position_ids.device.type != "cpu" or torch.compiler.is_compiling() or not position_ids.numel():
             return
         limit = self.config.max_sequence_length
         low, high = (int(value) for value in torch.stack(position_ids.aminmax()))

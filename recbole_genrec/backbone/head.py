@@ -18,12 +18,14 @@ LOGITS = 1 << 23
 POSITIONS = 256
 
 
-def pick(head: nn.Module, scaled: Callable[[Tensor], Tensor], hidden: Tensor, row: Tensor, token: Tensor) -> Tensor:
+def pick(head: nn.Module, scaled: Callable[[Tensor], Tensor], vocabulary: int, hidden: Tensor, row: Tensor,
+         token: Tensor) -> Tensor:
     """Some logits of some states: one by one, or out of whole rows, whichever is cheaper.
 
     Args:
         head: the output embedding.
         scaled: what follows it, number by number.
+        vocabulary: outputs of the head.
         hidden: ``[R, d]``.
         row: ``[M]`` int64, ascending.
         token: ``[M]`` int64, ascending within a row.
@@ -31,10 +33,10 @@ def pick(head: nn.Module, scaled: Callable[[Tensor], Tensor], hidden: Tensor, ro
         ``[M]``.
     """
     # An adapter around the head would be bypassed if its weights were read.
-    if type(head) is nn.Linear and ONE_BY_ONE * len(row) < len(hidden) * head.out_features:
+    if type(head) is nn.Linear and ONE_BY_ONE * len(row) < len(hidden) * vocabulary:
         picked = _one_by_one(hidden, head.weight, row, token)
         return scaled(picked if head.bias is None else picked + head.bias[token])
-    size = max(1, CHUNK // head.out_features)
+    size = max(1, CHUNK // vocabulary)
     ends = torch.searchsorted(row, torch.arange(size, len(hidden) + size, size, device=row.device)).tolist()
     parts = zip(hidden.split(size), [0, *ends], ends)
     return torch.cat([scaled(head(part))[row[low:high] - number * size, token[low:high]]

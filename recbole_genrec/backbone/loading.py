@@ -136,6 +136,8 @@ def _pretrained(name: str, source: str, config, families: Mapping[str, type]) ->
         dtype = compute_dtype(config) if config["device"].type == "cuda" else torch.float32
         model, tokenizer = family.pretrained(source, dtype, **remote)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        if os.path.isdir(source):
+            raise UserError(f"--llm={name} cannot be loaded: {_first_sentence(error)}") from None
         raise UserError(f"--llm={name} is no backbone ({', '.join(property_names('backbone'))}), no folder with a "
                         f"model, and could not be had from the hub: {_first_sentence(error)}") from None
     new = tokenizer.add_tokens([token for token in family.extra_tokens if token not in tokenizer.get_vocab()],
@@ -172,12 +174,19 @@ def _with_lora(model: nn.Module, config, family: type, new_tokens: list[int]) ->
         targets = [targets] if isinstance(targets, str) else list(targets)
         if missing := [target for target in targets if target not in names]:
             raise UserError(f"lora_target_modules: {type(model).__name__} has no module '{missing[0]}'")
+    tables = ["block_position_embeddings"] if config["train_block_positions"] else []
+    if missing := [table for table in tables if table not in names]:
+        raise UserError(f"train_block_positions: {type(model).__name__} has no {missing[0]}; GLM has them")
+    # A head of its own has rows for them too; one that is tied to the embedding gets them from there.
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    new_rows = new_tokens if tied or not new_tokens else {
+        name: new_tokens for name, module in model.named_modules()
+        if module is model.get_input_embeddings() or module is model.get_output_embeddings()}
     try:
         return peft.get_peft_model(model, peft.LoraConfig(
             r=config["lora_r"], lora_alpha=config["lora_alpha"], lora_dropout=config["lora_dropout"],
             target_modules=targets, bias="none", task_type=family.lora_task,
-            trainable_token_indices=new_tokens or None,
-            modules_to_save=["block_position_embeddings"] if config["train_block_positions"] else None,
+            trainable_token_indices=new_rows or None, modules_to_save=tables or None,
             fan_in_fan_out=model.config.model_type == "gpt2"))
     except ValueError as error:
         raise UserError(f"LoRA cannot be added: {_first_sentence(error)}") from None

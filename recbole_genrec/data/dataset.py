@@ -118,6 +118,10 @@ class GenRecDataset(SequentialDataset):
             raise UserError(f"{int(unknown.sum())} interactions of '{self.dataset_name}' have no finite "
                             f"{self.time_field}, so their order is not known (RecBole would give them the mean and "
                             f"move them): {remedy}")
+        #: By numeric column of the user or item table, the rows without a value; RecBole fills in the mean.
+        self.missing = {field: frozenset(np.flatnonzero(feat[field].isna()).tolist())
+                        for feat in (self.user_feat, self.item_feat) if feat is not None
+                        for field in feat if self.field2type[field] == FeatureType.FLOAT}
         field = self.config["true_time_field"]
         self._times = self.inter_feat[field].to_numpy(np.float64, copy=True) if field in self.inter_feat else None
         super()._fill_nan()

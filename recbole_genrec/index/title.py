@@ -45,7 +45,9 @@ def build(catalogue: Catalogue, tokenizer, terminator: int | None = None, lead: 
 
     def encode(texts: list[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens and without the terminator."""
-        ids = tokenizer([lead + text if text else "" for text in texts], add_special_tokens=False)["input_ids"]
+        # A title may hold what looks like a special token: it is text.
+        ids = tokenizer([lead + text if text else "" for text in texts], add_special_tokens=False,
+                        split_special_tokens=True)["input_ids"]
         return [[token for token in row if token != terminator] for row in ids]
 
     spellings = encode(texts)

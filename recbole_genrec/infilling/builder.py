@@ -54,20 +54,21 @@ class Builder:
         entity_positions: whether intra ids know entities.
         shuffle: whether the blanks of B stand in random order, as in GLM, instead of the text's.
         most_blanks: blanks that the backbone can tell apart; None: any number.
+        listed: candidates of a task that there must be room for.
     """
 
     def __init__(self, index: ItemIndex, tokenizer: PreTrainedTokenizerBase, specials: Specials, wording: Wording,
                  users: Features, items: Features, separator: int, rule: MaskRule, max_items: int, max_tokens: int,
                  period_sampling: str, days: tuple[float, float], entity_positions: bool, shuffle: bool,
-                 most_blanks: int | None):
+                 most_blanks: int | None, listed: int = 0):
         self.specials, self.wording, self.rule = specials, wording, rule
         self.max_items, self.period_sampling, self.days = max_items, period_sampling, days
         self.entity_positions, self.shuffle, self.most_blanks = entity_positions, shuffle, most_blanks
-        #: How many behaviours came from each period so far: short, medium, long.
+        #: How many behaviours of training texts came from each period so far: short, medium, long.
         self.period_counts = np.zeros(3, dtype=np.int64)
 
         def encode(text: str) -> list[int]:
-            return tokenizer(text, add_special_tokens=False)["input_ids"]
+            return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
         def words(text: str) -> list[int]:
             """A line break is the separator, also for tokenizers that have none."""
@@ -124,8 +125,9 @@ class Builder:
         self.longest_title = int(length[:index.n_items].max())
         frame = max(sum(int(length[part]) for part in parts if not isinstance(part, str))
                     for parts in self._templates.values())
-        # Frame, one behaviour, answer, START, mask, CLS and end of text.
-        self.max_tokens = max(max_tokens, frame + 2 * self.longest_title + 5)
+        # Frame, one behaviour, answer, START, mask, CLS, end of text, and the longest lines as candidates.
+        lines = np.sort(self._line_tokens)[len(self._line_tokens) - listed:] if listed else np.zeros(1, dtype=np.int64)
+        self.max_tokens = max(max_tokens, frame + 2 * self.longest_title + 5 + int(lines.sum()))
 
     # ------------------------------------------------------------------------------------------------ samples
 
@@ -186,7 +188,8 @@ class Builder:
         newest_first = self._line_tokens[history.items[::-1]].cumsum()
         budget = min(self.max_items, max(1, int(np.searchsorted(newest_first, left, side="right"))))
         kept, counts = choose(len(history.items), budget, history.age, rng, self.days, self.period_sampling)
-        self.period_counts += counts
+        if rng is not None:
+            self.period_counts += counts
         items = history.items[kept]
         fits = self._line_tokens[items][::-1].cumsum()[::-1] <= left
         if not fits.any() and len(items):  # the newest one, without its attributes, then without the user's

@@ -54,7 +54,9 @@ def _texts(dataset, column: str, values) -> list[list[str]]:
         names = dataset.field2id_token[column]
         return [_kept([str(names[value]) for value in row if value]) for row in values.tolist()]
     if kind == FeatureType.FLOAT:
-        return [_kept([f"{value:g}"]) if value == value else [] for value in values.tolist()]
+        # RecBole has filled in the mean where there was no number.
+        missing = dataset.missing.get(column, frozenset())
+        return [[] if row == 0 or row in missing else [f"{value:g}"] for row, value in enumerate(values.tolist())]
     raise UserError(f"column '{column}' is of type {kind.value} and cannot be written as text")
 
 

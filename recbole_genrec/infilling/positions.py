@@ -61,10 +61,6 @@ class State:
     fresh: Tensor
     whole: Tensor
 
-    def select(self, rows: Tensor) -> "State":
-        """The state of some rows (first axis), in that order."""
-        return State(*(getattr(self, part.name)[rows] for part in fields(self)))
-
     def gather(self, parent: Tensor) -> "State":
         """``[B, W]`` state -> ``[B, K]``: in each row the state of the beams ``parent`` (``[B, K]``)."""
         return State(*(getattr(self, part.name).gather(1, parent) for part in fields(self)))

@@ -81,12 +81,3 @@ class Segments:
         first[before[lengths > 0]] = True
         tokens = self.flat[np.arange(len(piece)) + shift[piece]]
         return Text(tokens, first.cumsum() - 1, inside, maskable[piece])
-
-    def extended(self, pieces: Sequence[Sequence[int]], entity: np.ndarray, maskable: np.ndarray) -> "Segments":
-        """A new table with more segments behind these, whose numbers stay. Arguments as for the class."""
-        more = Segments(pieces, entity, maskable)
-        table = object.__new__(Segments)
-        for name in ("entity", "maskable", "lengths", "flat"):
-            setattr(table, name, np.concatenate([getattr(self, name), getattr(more, name)]))
-        table.begin = table.lengths.cumsum() - table.lengths
-        return table

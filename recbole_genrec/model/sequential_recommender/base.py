@@ -88,7 +88,7 @@ class GenerativeRecommender(SequentialRecommender):
 
     def _check_fit(self) -> None:
         """Refuse spellings that the backbone cannot read: token ids or prompts beyond what it was made for."""
-        embedded = self.backbone.core.get_input_embeddings().num_embeddings
+        embedded = self.backbone.core.config.vocab_size
         if (largest := self.prompts.largest_token) >= embedded:
             raise UserError(f"--llm={self.config['llm']}: its tokenizer gives token {largest}, but the model embeds "
                             f"only {embedded}")
@@ -164,7 +164,9 @@ class GenerativeRecommender(SequentialRecommender):
 
     @cached_property
     def _spelled(self) -> dict[str, int]:
-        return {" ".join(text.split()): item for item, text in enumerate(self.index.texts) if item}
+        # As the tokenizer writes them: BERT's has no capitals.
+        texts = self.tokenizer.batch_decode([self.index.spelling(item)[:-1] for item in range(1, self.index.n_items)])
+        return {" ".join(text.split()): item for item, text in enumerate(texts, 1)}
 
     def _free_ranking(self, items: Tensor, scores: Tensor, k: int, banned: Tensor | None) -> Ranking:
         """The items among the outputs, each once; the rest takes no rank."""
@@ -215,7 +217,8 @@ class GenerativeRecommender(SequentialRecommender):
         """Write the trained weights (safetensors: LoRA's adapter, or the whole scratch model), tokenizer and trie."""
         folder.mkdir(parents=True, exist_ok=True)
         self.trie.save(folder / "trie.safetensors")
-        self.backbone.model.save_pretrained(folder)
+        # peft would add the whole embedding where tokens were added to it; their rows are in the adapter.
+        self.backbone.model.save_pretrained(folder, **({"save_embedding_layers": False} if self.pretrained else {}))
         if additions := self._additions():
             save_file(additions, folder / "additions.safetensors")
         self.tokenizer.save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import numpy as np
@@ -39,9 +40,10 @@ class RecSysLLM(GenerativeRecommender):
     ``dynamic_positions``, ``period_sampling``, ``mask_levels``.
 
     Decide (the paper is silent): places within an entity count from 1 in the text; a run of plain words in a blank
-    counts on (``plain_positions: grow``); 10, 30 and 60 % are shares of a history's items; the shares of the levels
-    are GLM-10B's own; lists come from constrained decoding on the title trie, the paper's free generation is measured
-    beside it (``decode: free``).
+    counts on (``plain_positions: grow``); 10, 30 and 60 % are shares of a history's items; the shares of the levels are
+    chosen on validation (GLM-10B's own: .5, .3, .2); lists come from constrained decoding on the title trie, the
+    paper's free generation is measured beside it (``decode: free``). The answer to the next-item task is one entity, so
+    ``plain_positions`` and ``dynamic_positions`` change nothing in how a list is decoded.
     """
 
     families = FAMILIES
@@ -57,9 +59,9 @@ class RecSysLLM(GenerativeRecommender):
         shares = config["task_families"]
         if unknown := set(shares) - set(Wording.FAMILIES):
             raise UserError(f"task_families: '{unknown.pop()}' is not one of {', '.join(Wording.FAMILIES)}")
-        if not all(isinstance(share, (int, float)) and share >= 0 for share in shares.values()) or not sum(
+        if not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares.values()) or not sum(
                 shares.values()):
-            raise UserError(f"task_families={shares!r} must be shares, not all of them 0")
+            raise UserError(f"task_families={shares!r} must be shares from 0 to 1, not all of them 0")
         days = config["period_days"]
         if not isinstance(days, list) or len(days) != 2 or not all(
                 isinstance(day, (int, float)) and not isinstance(day, bool) and day >= 0 for day in days) or \
@@ -90,13 +92,18 @@ class RecSysLLM(GenerativeRecommender):
             self.index, self.tokenizer, self.specials, self.wording, self.features["user"], self.features["item"],
             separator, _mask_rule(config, _sentence_ends(self.tokenizer, separator)), config["max_history_items"],
             config["max_prompt_tokens"], config["period_sampling"], tuple(config["period_days"]),
-            config["entity_positions"], config["span_order"] == "shuffled", self.backbone.most_blanks)
+            config["entity_positions"], config["span_order"] == "shuffled", self.backbone.most_blanks,
+            config["candidate_count"] if config["task_families"].get("candidates") else 0)
+        limit = self.backbone.max_positions
+        if limit is not None and builder.max_tokens > max(limit, config["max_prompt_tokens"]):
+            raise UserError(f"candidate_count={config['candidate_count']} titles need texts of {builder.max_tokens} "
+                            f"tokens, and --llm={config['llm']} takes {limit}")
         self.filler = EntityPositions(pool(builder.entities, self.specials.end), self.specials.start, separator,
-                                      config["plain_positions"], self.backbone.most_places).to(self.device)
+                                      config["plain_positions"], self.backbone.most_places)
         if config["entity_positions"]:
             self.backbone.add_tables()
             if config["dynamic_positions"]:
-                self.positions = self.filler
+                self.positions = copy.deepcopy(self.filler).to(self.device)
         if self.backbone.kind == "causal":
             self.backbone.bidirectional = config["prefix_attention"] == "bidirectional"
         self.epoch = 0
@@ -180,8 +187,10 @@ class RecSysLLM(GenerativeRecommender):
         return total / label.numel()
 
     def _batch(self, samples: list[Sample]) -> BlankBatch:
-        batch = collate(samples).to(self.device)
-        return self.backbone.numbered(self.filler.fill(batch) if self.config["entity_positions"] else batch)
+        batch = collate(samples)
+        if self.config["entity_positions"]:
+            batch = self.filler.fill(batch)  # where the samples are made: a GPU would wait for it token by token
+        return self.backbone.numbered(batch.to(self.device))
 
     def training_flops(self, work: Work) -> float:
         """FLOPs of that work (see evaluation/cost.py)."""
@@ -239,7 +248,7 @@ def _mask_rule(config, sentence_ends: frozenset[int]) -> MaskRule:
         return MaskRule(config["mask_levels"], config["mask_ratio"], entity_mask=config["entity_mask"],
                         entity_bias=config["entity_bias"], sentence_ends=sentence_ends)
     except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"mask_levels, mask_ratio or entity_bias: {error}") from None
 
 
 def _sentence_ends(tokenizer, separator: int) -> frozenset[int]:
