@@ -248,7 +248,8 @@ class PromptBuilder:
         return Batch(tokens, lengths, segment, node)
 
 
-def side_by_side(segments: Tensor, begin: Tensor, length: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
+def side_by_side(segments: Tensor, begin: Tensor,
+                 length: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
     """Where the tokens of rows of segments come from and go to.
 
     Args:

@@ -110,8 +110,8 @@ class Seq2SeqBackbone(nn.Module):
 
     def logits_at(self, hidden: Tensor, row: Tensor, token: Tensor) -> Tensor:
         """``[R, d]`` states -> ``[M]`` logits of single tokens: ``token[m]`` after state ``row[m]`` (ascending)."""
-        picked = pick(self.core.get_output_embeddings(), lambda logits: logits, self.core.config.vocab_size, hidden, row,
-                      token)
+        head, vocabulary = self.core.get_output_embeddings(), self.core.config.vocab_size
+        picked = pick(head, lambda logits: logits, vocabulary, hidden, row, token)
         bias = getattr(self.core, "final_logits_bias", None)
         return picked if bias is None else picked + bias[0, token]
 
