@@ -41,6 +41,11 @@ def test_the_shipped_indexes_are_these_and_each_says_what_it_is():
     assert all(sys.modules[find_index(name).__module__].__doc__ for name in INDEXES)
 
 
+@pytest.fixture(autouse=True)
+def _no_index_stays(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+
+
 def told(users: list[list[int]]) -> Interactions:
     return Interactions(np.array([user for user, items in enumerate(users, 1) for _ in items], dtype=np.int64),
                         np.array([item for items in users for item in items], dtype=np.int64))
@@ -259,7 +264,7 @@ def test_levels_and_codes_are_settings():
 
 
 def test_no_node_has_more_children_than_allowed_and_paths_stay_short():
-    titles, users = some(300, 200)
+    titles, users = some(100, 100)
     for most in (2, 5, 40):
         options = {**OPTIONS, "collaborative_children": most}
         index = build_index("collaborative", material_of(titles, users, options=options))
@@ -267,7 +272,7 @@ def test_no_node_has_more_children_than_allowed_and_paths_stay_short():
         below = Counter(path[:depth] for path in {path[:end] for path in paths for end in range(1, len(path) + 1)}
                         for depth in [len(path) - 1])
         assert max(below.values()) <= most
-        assert index.report["longest_path"] == max(map(len, paths)) <= 2 + 3 * np.log(300) / np.log(most)
+        assert index.report["longest_path"] == max(map(len, paths)) <= 2 + 3 * np.log(100) / np.log(most)
 
 
 def test_items_without_a_link_stand_together():

@@ -14,9 +14,9 @@ import os
 from collections import defaultdict
 
 import numpy as np
-from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
 from recbole_genrec.errors import UserError
@@ -79,7 +79,8 @@ def _tfidf(titles: list[str], seed: int) -> np.ndarray:
     except ValueError:  # no title has a word
         return np.zeros((len(titles), 1))
     with threadpool_limits(1):
-        return normalize(TruncatedSVD(min(_DIMENSIONS, *counts.shape), random_state=seed).fit_transform(counts))
+        left, size, _ = randomized_svd(counts, min(_DIMENSIONS, *counts.shape), random_state=seed)
+    return normalize(left * size)
 
 
 def _sentences(titles: list[str], folder: str) -> np.ndarray:
