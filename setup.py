@@ -35,6 +35,8 @@ setup(
         "numpy>=1.26,<3",
         "pandas>=2.0,<3",       # pandas 3's copy-on-write breaks RecBole's in-place remapping
         "scipy>=1.10",          # significance
+        "scikit-learn>=1.3",    # semantic and collaborative item indexes
+        "threadpoolctl>=3.1",   # scikit-learn's own: one thread where sums must be reproducible
         "matplotlib>=3.8",      # plots of ablations
         "pyarrow>=14",          # per_user.parquet
         "setuptools<81",        # RecBole's dependencies still import pkg_resources

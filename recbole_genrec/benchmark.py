@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Collection
+from typing import Any, Callable, Collection
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from recbole_genrec.config import Config
 from recbole_genrec.data.bucketing import LikeLength
 from recbole_genrec.data.dataset import GenRecDataset
 from recbole_genrec.data.fingerprint import data_fingerprint, split_fingerprint
-from recbole_genrec.data.leakage import find_leaks
+from recbole_genrec.data.leakage import find_leaks, index_leak
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Peak, processor
@@ -202,16 +202,26 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
                       layout=config["layout"], objective=config["objective"])
         if config["validity_users"]:
             record.update(free_generation(model, test, config["validity_users"]))
-    return {**record, "leakage": _leakage(data)}  # last: its memory is no part of the run's
+    # Last: the memory of the checks is no part of the run's.
+    record["leakage"] = _checked(data, "leak checks", lambda: find_leaks(data.dataset, data.parts))
+    if generative and model.index.numbers is not None:
+        record["index_leak"] = _checked(data, "probe of the item index", lambda: index_leak(
+            data.dataset, data.parts[2], model.index.numbers))
+        flagged = bool(record["index_leak"] and record["index_leak"]["flagged"])
+        record["leaky"] = record.get("leaky", False) or flagged
+    if record.get("leaky"):
+        log.warning("warning: item_index=%s gives test items away: this run is leaky, and its row says so",
+                    config["item_index"])
+    return record
 
 
-def _leakage(data: Data) -> dict[str, Any] | None:
-    """What the data set gives away, for the record; a check that breaks costs no run."""
+def _checked(data: Data, name: str, check: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """What a check found, for the record; one that breaks costs no run."""
     try:
-        return find_leaks(data.dataset, data.parts)
+        return check()
     except Exception as error:
-        log.warning("warning: the leak checks of %s failed: %s: %s", data.dataset.dataset_name,
-                    type(error).__name__, error)
+        log.warning("warning: the %s of %s failed: %s: %s", name, data.dataset.dataset_name, type(error).__name__,
+                    error)
         return None
 
 

@@ -12,6 +12,7 @@ import recbole
 from recbole.utils import FeatureType
 
 from recbole_genrec.errors import UserError, did_you_mean
+from recbole_genrec.index.registry import find_index
 from recbole_genrec.settings import our_properties, property_file, property_names, read_yaml
 
 
@@ -46,12 +47,6 @@ def check_keys(given: Iterable[str], models: Iterable[str], datasets: Iterable[s
             raise UserError(f"unknown configuration key '{key}'" + did_you_mean(str(key), known))
 
 
-def item_indexes() -> tuple[str, ...]:
-    """Names of the item indexes: the modules of ``recbole_genrec/index/`` but its base."""
-    folder = Path(__file__).parent / "index"
-    return tuple(sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "base")))
-
-
 _LARGEST = sys.float_info.max  # more is infinite, or an integer that no float holds
 #: key -> (type, smallest allowed, largest allowed); a key is checked only where it is set and not None.
 _NUMBERS = {
@@ -68,6 +63,7 @@ _NUMBERS = {
     "gradient_accumulation_steps": (int, 1, None), "max_history_items": (int, 1, None),
     "infill_share": (float, 0, 1), "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
     "entity_bias": (float, 0, None), "last_bias": (float, 0, 1), "candidate_count": (int, 2, None),
+    "semantic_levels": (int, 1, None), "semantic_codes": (int, 2, None), "collaborative_children": (int, 2, None),
 }
 #: key -> what its value must be, where it is set and not None.
 KINDS = {
@@ -75,6 +71,7 @@ KINDS = {
     "valid_metric": str, "output_dir": str, "llm": str, "prompt": str, "title_field": str, "title_format": str,
     "true_time_field": str, "period_sampling": str, "user_features": list, "item_features": list,
     "mask_levels": dict, "task_families": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
+    "item_index": str, "semantic_model": str,
 }
 _KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list"}
 #: Of the choices below, those that may be left open.
@@ -82,7 +79,7 @@ _MAY_BE_NULL = {"mask_history", "lr_scheduler_type"}
 _CHOICES = {
     "layout": ("per_target", "shared_prefix", "continuation"), "decode": ("beam", "exact_topk", "exact_all", "free"),
     "norm": ("full", "trie"),
-    "objective": ("vocabulary", "catalogue"), "precision": ("auto", "fp32", "bf16"), "item_index": item_indexes(),
+    "objective": ("vocabulary", "catalogue"), "precision": ("auto", "fp32", "bf16"),
     "mask_history": (True, False), "repeat_consumption": (True, False), "train_on_prompt": (True, False),
     "trust_remote_code": (True, False), "gradient_checkpointing": (True, False), "torch_compile": (True, False),
     "loss_type": ("CE", "BPR"), "prompt_eval": ("seen", "unseen"), "period_sampling": ("items", "samples", "off"),
@@ -137,6 +134,8 @@ def check_values(config) -> None:
             allowed = ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
             raise UserError(f"{key}={value!r} is not one of {allowed}"
                             + did_you_mean(str(value), [str(choice) for choice in choices]))
+    if "item_index" in config:
+        find_index(config["item_index"])
     if config["decode"] == "beam" and config["num_beams"] is not None and config["num_beams"] < max(topk):
         raise UserError(f"num_beams={config['num_beams']} is fewer than the largest topk ({max(topk)})")
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.data.catalogue import Catalogue
-from recbole_genrec.index import build_index
+from recbole_genrec.index import Material, build_index
 from recbole_genrec.index.title import line_break_of
 
 #: Titles as they come: quotes, commas, tabs, other scripts, entities, some that look like our own numbering.
@@ -61,7 +61,7 @@ def lower_casing(titles: list[str]):
 
 
 def by_raw_id(catalogue: Catalogue, tokenizer) -> dict[str, tuple[str, list[int]]]:
-    index = build_index("title", catalogue, tokenizer)
+    index = build_index("title", Material(catalogue, tokenizer))
     return {raw: (index.texts[item], index.spelling(item)) for item, raw in enumerate(catalogue.item_tokens) if item}
 
 
@@ -84,7 +84,7 @@ def assert_distinct(index) -> None:
     (["X", "X", "X [2]", "X [2]", "X [2] [2]", "X [3]"], None, None),
 ])
 def test_equal_titles_stay_different_items(titles, numbered, sharing):
-    index = build_index("title", catalogue_of(titles), byte_level(titles))
+    index = build_index("title", Material(catalogue_of(titles), byte_level(titles)))
     assert_distinct(index)
     assert len(set(index.texts[1:])) == len(titles)
     assert all(text.startswith(title) for text, title in zip(index.texts[1:], titles))
@@ -96,7 +96,7 @@ def test_equal_titles_stay_different_items(titles, numbered, sharing):
 
 def test_titles_that_the_tokenizer_makes_equal_stay_different_items():
     titles = ["Lego City", "LEGO CITY", "lego city", "Légo City", "Duplo"]
-    index = build_index("title", catalogue_of(titles), lower_casing(titles))
+    index = build_index("title", Material(catalogue_of(titles), lower_casing(titles)))
     assert_distinct(index)
     assert index.report["items_sharing_title"] == 4
     assert index.texts[5] == "Duplo"
@@ -121,7 +121,7 @@ def test_the_numbering_of_items_does_not_show_in_their_spelling(tokenizer):
 def test_every_title_can_be_read_back(kind):
     catalogue = catalogue_of(WILD)
     tokenizer = kind(catalogue.titles[1:])
-    index = build_index("title", catalogue, tokenizer)
+    index = build_index("title", Material(catalogue, tokenizer))
     assert_distinct(index)
     for item in range(1, index.n_items):
         assert tokenizer.decode(index.spelling(item)[:-1], clean_up_tokenization_spaces=False) == catalogue.titles[item]
@@ -129,14 +129,14 @@ def test_every_title_can_be_read_back(kind):
 
 def test_nothing_is_cut():
     catalogue = catalogue_of(WILD)
-    index = build_index("title", catalogue, byte_level(["only other words"]))
+    index = build_index("title", Material(catalogue, byte_level(["only other words"])))
     assert index.report["tokens_max"] == int(index.lengths.max()) > 600
     assert index.report["items"] == len(WILD)
 
 
 def test_missing_titles_get_a_name_and_are_counted():
     catalogue = catalogue_of(["", "A", "   "], ["B01", "B02", "B03"])
-    index = build_index("title", catalogue, byte_level(["A", "item B01"]))
+    index = build_index("title", Material(catalogue, byte_level(["A", "item B01"])))
     assert index.texts == ["", "item B01", "A", "item B03"]
     assert index.report["items_without_title"] == 2
 
@@ -162,7 +162,7 @@ def test_a_tokenizer_without_any_terminator_is_refused():
 
 def test_nodes_follow_the_trie():
     titles = ["Lego", "Lego City", "Lego City Police", "Lego", "Duplo", "Duplo train"]
-    index = build_index("title", catalogue_of(titles), byte_level(titles))
+    index = build_index("title", Material(catalogue_of(titles), byte_level(titles)))
     for item in range(1, index.n_items):
         begin, end = index.offsets[item:item + 2].tolist()
         _, chosen, _ = index.trie.paths(torch.tensor([item]))
@@ -174,8 +174,8 @@ def test_nodes_follow_the_trie():
 
 def test_the_fingerprint_is_that_of_the_spellings():
     titles = ["A", "B", "A"]
-    first = build_index("title", catalogue_of(titles), byte_level(titles))
-    again = build_index("title", catalogue_of(titles), byte_level(titles))
-    other = build_index("title", catalogue_of(["A", "B", "C"]), byte_level(titles))
+    first = build_index("title", Material(catalogue_of(titles), byte_level(titles)))
+    again = build_index("title", Material(catalogue_of(titles), byte_level(titles)))
+    other = build_index("title", Material(catalogue_of(["A", "B", "C"]), byte_level(titles)))
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert re.fullmatch(r"[0-9a-f]{16}", first.fingerprint)

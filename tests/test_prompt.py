@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.errors import UserError
-from recbole_genrec.index import build_index
+from recbole_genrec.index import Material, build_index
 from recbole_genrec.prompt import PromptBuilder, PromptTemplate
 
 TITLES = ["Lego", "Lego City", "Uno, the game", 'The "Best" of', "emoji 🧸", "A very long title with many words in it",
           "Lego", "Duplo", "Ludo", "Go"]
 PREFIXES = ["Guess the next one.\n", "What follows?\nHistory:\n", "Next:\n"]
 TOKENIZER = train_tokenizer([*TITLES, *PREFIXES, "\n"], 400)
-INDEX = build_index("title", Catalogue(["", *TITLES], [str(n) for n in range(len(TITLES) + 1)], 0), TOKENIZER)
+CATALOGUE = Catalogue(["", *TITLES], [str(n) for n in range(len(TITLES) + 1)], 0)
+INDEX = build_index("title", Material(CATALOGUE, TOKENIZER))
 ITEMS = st.integers(1, len(TITLES))
 
 

@@ -15,7 +15,7 @@ from converter_helpers import SHARED
 from dataset_converters.titles import clean_title, natural_order
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.data.catalogue import Catalogue
-from recbole_genrec.index import build_index
+from recbole_genrec.index import Material, build_index
 
 
 def films(path: Path) -> dict[str, str]:
@@ -40,7 +40,7 @@ def test_every_item_is_reached_by_its_own_spelling_and_by_no_other(name, read, i
     assert sum(count for count in Counter(titles.values()).values() if count > 1) == sharing
     titles = {item: natural_order(clean_title(title)) for item, title in titles.items()}
     catalogue = Catalogue(["", *titles.values()], ["[PAD]", *titles], 0)
-    index = build_index("title", catalogue, train_tokenizer([*titles.values(), "\n"], 6000))
+    index = build_index("title", Material(catalogue, train_tokenizer([*titles.values(), "\n"], 6000)))
     trie = index.trie
 
     assert index.report["items_sharing_title"] >= sharing and trie.n_items == items

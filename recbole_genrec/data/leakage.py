@@ -115,6 +115,22 @@ def is_adjacent(adjacency: dict[str, float]) -> bool:
     return bool(adjacency["found"] > chance + _FAR * spread and adjacency["found"] > 2 * chance)
 
 
+def index_leak(dataset: GenRecDataset, test, numbers: np.ndarray) -> dict[str, Any]:
+    """What an index that spells items by plain numbers gives away, for the record.
+
+    Only such an index can be asked: codes of several numbers are near each other because the items are alike.
+
+    Args:
+        dataset: the whole data set, built.
+        test: its test part.
+        numbers: ``[n_items]`` int64, item -> number.
+    Returns:
+        ``adjacency`` of :class:`IdProbe`, and ``flagged``: the rule finds more than chance.
+    """
+    adjacency = IdProbe(dataset, test.inter_feat[TARGET_ROW].numpy())(numbers)["adjacency"]
+    return {**_plain(adjacency), "flagged": is_adjacent(adjacency)}
+
+
 def _is_sorted(order: dict[str, float], low: float, high: float) -> bool:
     """Whether the ascending share is outside [low, high], and not by chance."""
     if not order["pairs"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.decoding.trie import Trie
 
 
@@ -67,6 +66,17 @@ class ItemIndex:
         digest.update(self.offsets.numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def numbers(self) -> np.ndarray | None:
+        """``[n_items]`` int64 number that each text says, behind the same words for all; None if one says no number.
+
+        What a leak probe reads (see :func:`recbole_genrec.data.leakage.index_leak`).
+        """
+        found = [re.fullmatch(r"(\D*)(\d{1,18})", text) for text in self.texts[1:]]
+        if not all(found) or len({match[1] for match in found}) > 1:
+            return None
+        return np.array([-1, *(int(match[2]) for match in found)])
+
     def spelling(self, item: int) -> list[int]:
         """Token ids of one item."""
         return self.tokens[self.offsets[item]:self.offsets[item + 1]].tolist()
@@ -86,11 +96,3 @@ class ItemIndex:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         report = {**report, "tokens_median": float(np.median(lengths[1:])), "tokens_max": int(lengths.max())}
         return cls(torch.from_numpy(tokens), torch.from_numpy(offsets), texts, terminator, report)
-
-
-def build_index(name: str, catalogue: Catalogue, tokenizer, **spelling: Any) -> ItemIndex:
-    """The index called ``name``: module ``recbole_genrec.index.<name>``, function ``build(catalogue, tokenizer, ...)``.
-
-    ``spelling`` may say which token ends an item (``terminator``) and what stands before it (``lead``).
-    """
-    return importlib.import_module(f"recbole_genrec.index.{name}").build(catalogue, tokenizer, **spelling)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 
-from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.index.base import ItemIndex
+from recbole_genrec.index.material import Material
 
 
 def line_break_of(tokenizer) -> int:
@@ -31,16 +31,10 @@ def line_break_of(tokenizer) -> int:
     raise ValueError("the tokenizer has neither a line break nor an end-of-sequence token to end an item with")
 
 
-def build(catalogue: Catalogue, tokenizer, terminator: int | None = None, lead: str = "") -> ItemIndex:
-    """Spell every item by its title, as ``tokenizer`` encodes the title on its own.
-
-    Args:
-        catalogue: the titles.
-        tokenizer: of the backbone.
-        terminator: token that ends every spelling; None: that of a line.
-        lead: text before every title.
-    """
-    terminator = line_break_of(tokenizer) if terminator is None else terminator
+def build(material: Material) -> ItemIndex:
+    """Spell every item by its title, as the tokenizer encodes the title on its own."""
+    catalogue, tokenizer, lead = material.catalogue, material.tokenizer, material.lead
+    terminator = line_break_of(tokenizer) if material.terminator is None else material.terminator
     texts = list(catalogue.titles)
 
     def encode(texts: list[str]) -> list[list[int]]:
@@ -77,7 +71,7 @@ def build(catalogue: Catalogue, tokenizer, terminator: int | None = None, lead: 
         for item, spelling in zip(clashing, encode([texts[item] for item in clashing])):
             spellings[item] = spelling
 
-    report = {"index": "title", "items": len(texts) - 1, "items_without_title": catalogue.n_missing,
+    report = {"items": len(texts) - 1, "items_without_title": catalogue.n_missing,
               "items_sharing_title": len(collided)}
     return ItemIndex.from_spellings(spellings[1:], texts, terminator, report)
 

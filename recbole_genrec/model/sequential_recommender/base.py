@@ -24,7 +24,8 @@ from recbole_genrec.decoding.free import free_beams
 from recbole_genrec.decoding.tree import NEVER, Ranking, side_by_side
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.ranking import HISTORY
-from recbole_genrec.index import ItemIndex, build_index
+from recbole_genrec.index import ItemIndex, Material, build_index
+from recbole_genrec.index.registry import gather
 from recbole_genrec.prompt import Rows
 
 
@@ -53,7 +54,8 @@ class GenerativeRecommender(SequentialRecommender):
         texts = [*(self.lead + title for title in self.catalogue.titles[1:]), *self.read_wording(config, dataset), "\n"]
         loaded = load_backbone(config, texts, self.families)
         self.backbone, self.tokenizer, self.pretrained = loaded.backbone, loaded.tokenizer, loaded.pretrained
-        self.index = self.make_index()
+        material = Material(self.catalogue, self.tokenizer, config["seed"], options=config.final_config_dict)
+        self.index = self.make_index(gather(config["item_index"], material, dataset))
         self.trie = self.index.trie.to(self.device)
         self.prompts = self.make_prompts(dataset)
         self.dtype = compute_dtype(config)
@@ -78,9 +80,9 @@ class GenerativeRecommender(SequentialRecommender):
         """Read what stands around the items, and return it: a scratch backbone's tokenizer is trained on it too."""
         raise NotImplementedError  # RecBole's convention for what a model must define
 
-    def make_index(self) -> ItemIndex:
+    def make_index(self, material: Material) -> ItemIndex:
         """How items are spelled."""
-        return build_index(self.config["item_index"], self.catalogue, self.tokenizer)
+        return build_index(self.config["item_index"], material)
 
     def make_prompts(self, dataset):
         """The builder of prompts, with ``max_tokens`` and ``largest_token``."""

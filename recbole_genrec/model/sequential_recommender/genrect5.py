@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from recbole_genrec.backbone.identified import IdentifiedBackbone
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work, language_model_flops
-from recbole_genrec.index import ItemIndex, build_index
+from recbole_genrec.index import ItemIndex, Material
 from recbole_genrec.masked import MaskedBatch, MaskedTexts
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
 
@@ -51,9 +52,8 @@ class GenRecT5(GenerativeRecommender):
         self.user_texts = ["", *(f"user_{number}" for number in order.tolist())]
         return self.user_texts[1:]
 
-    def make_index(self) -> ItemIndex:
-        return build_index(self.config["item_index"], self.catalogue, self.tokenizer,
-                           terminator=self.tokenizer.eos_token_id, lead=self.lead)
+    def make_index(self, material: Material) -> ItemIndex:
+        return super().make_index(replace(material, terminator=self.tokenizer.eos_token_id, lead=self.lead))
 
     def make_prompts(self, dataset) -> MaskedTexts:
         mask = self.tokenizer.mask_token_id

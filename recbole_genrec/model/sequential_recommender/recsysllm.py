@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.exact import score_items
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work, language_model_flops
-from recbole_genrec.index import ItemIndex, build_index
+from recbole_genrec.index import ItemIndex, Material
 from recbole_genrec.index.title import line_break_of
 from recbole_genrec.infilling.blanks import BlankBatch, Sample, collate
 from recbole_genrec.infilling.builder import Builder, History
@@ -81,10 +82,9 @@ class RecSysLLM(GenerativeRecommender):
                          for side in ("user", "item")}
         return [*self.wording.texts(), *self.features["user"].texts(), *self.features["item"].texts()]
 
-    def make_index(self) -> ItemIndex:
+    def make_index(self, material: Material) -> ItemIndex:
         self.specials = self.backbone.specials(self.tokenizer)
-        return build_index(self.config["item_index"], self.catalogue, self.tokenizer,
-                           terminator=self.specials.end, lead=self.lead)
+        return super().make_index(replace(material, terminator=self.specials.end, lead=self.lead))
 
     def make_prompts(self, dataset) -> Builder:
         config, separator = self.config, line_break_of(self.tokenizer)
