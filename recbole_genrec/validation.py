@@ -92,7 +92,7 @@ _CHOICES = {
 
 
 #: Keys of our models that must have a value where a model has them.
-_NEVER_NULL = ("prompt", "item_index", "max_prompt_tokens", "max_history_items", "infill_share", "target_stride",
+_NEVER_NULL = ("prompt", "max_prompt_tokens", "max_history_items", "infill_share", "target_stride",
                "candidate_count", "mask_ratio", "entity_bias", "mask_levels", "task_families", "period_sampling",
                "period_days", "train_stage", "num_beams")
 
