@@ -12,6 +12,7 @@ from data_helpers import config_of, random_interactions, records, write_dataset
 from torch.nn.functional import log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
+from recbole_genrec.backbone.blanks import SENTINELS
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
@@ -217,12 +218,13 @@ def test_a_glm_in_a_folder_gets_lora_and_nothing_else_trains(dataset, tmp_path):
     assert any("block_position_embeddings" in name for name, weight in model.named_parameters() if weight.requires_grad)
 
 
-def folder_of(path: Path, kind: str, titles: list[str], tied: bool = True) -> str:
-    """A small checkpoint whose vocabulary knows nothing of blanks (T5: of sentinels)."""
-    tokenizer = train_tokenizer([*titles, "History: age: gender: hobbies: Next", "\n"], 400)
+def folder_of(path: Path, kind: str, titles: list[str], tied: bool = True, extra: tuple[str, ...] = ()) -> str:
+    """A small checkpoint whose vocabulary knows nothing of blanks (T5: of sentinels), but for ``extra`` tokens."""
+    tokenizer = train_tokenizer([*titles, "History: age: gender: hobbies: Next", "\n"], 400, extra)
     shape = dict(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0)
     if kind == "t5":
-        model = T5ForConditionalGeneration(T5Config(**shape, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4))
+        model = T5ForConditionalGeneration(T5Config(**shape, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4,
+                                                    decoder_start_token_id=0))
     else:
         model = LlamaForCausalLM(LlamaConfig(**shape, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                                              num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied,
@@ -275,6 +277,15 @@ def test_a_causal_model_in_a_folder_learns_the_tokens_that_it_lacked(dataset, tm
     assert not torch.equal(other.full_sort_predict(users), scores)
     other.load_pretrained(tmp_path / "saved")
     assert torch.equal(other.full_sort_predict(users), scores)
+
+
+def test_a_t5_in_a_folder_is_trained_by_lora(dataset, tmp_path):
+    model, data = made(dataset, llm=folder_of(tmp_path, "t5", ["Alpha Beta Gamma Delta"], extra=SENTINELS))
+    model.train()
+    model.calculate_loss(data.parts[0].inter_feat[torch.arange(6)]).backward()
+    trained = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    assert any("lora_" in name for name in trained) and all("lora_" in name or "_intra" in name for name in trained)
+    assert model.eval().recommend(some_users(data, 3), 5).exact.all()
 
 
 def test_a_t5_without_sentinels_is_refused(dataset, tmp_path):

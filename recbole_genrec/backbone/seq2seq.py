@@ -65,8 +65,11 @@ class Seq2SeqBackbone(nn.Module):
         """Compare our step interface with the model's own forward pass on a few tokens.
 
         Raises:
-            UserError: an architecture that is neither T5's nor BART's, or the two differ.
+            UserError: an architecture that is neither T5's nor BART's, a configuration without a start token, or the
+                two differ.
         """
+        if getattr(self.core.config, "decoder_start_token_id", None) is None:
+            raise UserError(f"the configuration of this {type(self.core).__name__} has no decoder_start_token_id")
         decoder = self.core.get_decoder()
         bart = all(hasattr(decoder, part) for part in ("layers", "embed_positions", "layernorm_embedding"))
         if not hasattr(decoder, "block") and not (bart and hasattr(decoder.embed_positions, "offset")):
