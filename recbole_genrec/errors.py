@@ -18,3 +18,8 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean '{by_lower[near[0]]}'?" if near else ""
+
+
+def first_sentence(error: Exception) -> str:
+    """What another library's exception says, short enough for a line."""
+    return " ".join(str(error).split()).split(". ")[0][:300]

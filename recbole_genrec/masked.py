@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.index import ItemIndex
-from recbole_genrec.prompt import Rows, side_by_side
+from recbole_genrec.prompt import Rows, lay_out, newest_that_fit
 
 
 @dataclass
@@ -67,8 +67,7 @@ class MaskedTexts:
     def fitting(self, user: Tensor, items: Tensor) -> Tensor:
         """``[B, L]`` items, 0 where one is dropped so that the text fits with a mask added to it."""
         room = self.max_tokens - self.length[self.n_items + user] - 3
-        from_here = self.length[items].flip(1).cumsum(1).flip(1)
-        return torch.where(from_here <= room.unsqueeze(1), items, 0)
+        return newest_that_fit(items, self.length, room.unsqueeze(1))
 
     def __call__(self, user: Tensor, items: Tensor, masked: Tensor | None = None) -> MaskedBatch:
         """The texts.
@@ -86,7 +85,7 @@ class MaskedTexts:
             items = items.scatter(1, masked.unsqueeze(1), column)
         segments = torch.cat([items.new_full((rows, 1), self.opening), (self.n_items + user).unsqueeze(1), items,
                               items.new_full((rows, 1), self.ending)], 1)
-        lengths, to, source, place = side_by_side(segments, self.begin, self.length)
+        lengths, to, source, place = lay_out(segments, self.begin, self.length)
         tokens, users, items = torch.zeros((3, rows, int(lengths.max())), dtype=torch.int64, device=segments.device)
         owner = segments[to[0], place]
         tokens[to] = self.tokens[source]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,21 @@ from torch import Tensor
 from recbole_genrec.errors import UserError, did_you_mean
 from recbole_genrec.index import ItemIndex
 from recbole_genrec.settings import property_file, property_names, read_yaml
+
+
+def read_prompt(name: str, domain: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """``properties/prompt/<name>.yaml``, and its words for a data set's domain.
+
+    Raises:
+        UserError: no such prompt.
+    """
+    path = property_file("prompt", name)
+    if not os.path.isfile(path):
+        names = property_names("prompt")
+        hint = did_you_mean(name, names) or f"; prompts: {', '.join(names)}"
+        raise UserError(f"unknown prompt '{name}'{hint}")
+    content = read_yaml(path)
+    return content, content["domains"].get(domain, content["domains"]["default"])
 
 
 @dataclass
@@ -41,13 +56,7 @@ class PromptTemplate:
         Raises:
             UserError: no such prompt.
         """
-        path = property_file("prompt", name)
-        if not os.path.isfile(path):
-            names = property_names("prompt")
-            hint = did_you_mean(name, names) or f"; prompts: {', '.join(names)}"
-            raise UserError(f"unknown prompt '{name}'{hint}")
-        content = read_yaml(path)
-        words = content["domains"].get(domain, content["domains"]["default"])
+        content, words = read_prompt(name, domain)
         prefixes = [content["prefix"].format(instruction=instruction.format(**words))
                     for instruction in content["instructions"]]
         suffix = content["suffix"] if with_suffix else ""
@@ -234,13 +243,11 @@ class PromptBuilder:
         prefix = prefix + self.first_prefix
         suffix = torch.full((rows, 1), self.suffix, device=device)
         room = self.max_tokens - self.length[prefix] - self.length[suffix]
-        # Tokens from each item to the end of the history; an item stays if that still fits.
-        from_here = self.length[history].flip(1).cumsum(1).flip(1)
-        return prefix, torch.where(from_here <= room, history, 0), suffix
+        return prefix, newest_that_fit(history, self.length, room), suffix
 
     def _lay_out(self, segments: Tensor) -> Batch:
         """``[B, S]`` segment ids -> their tokens side by side."""
-        lengths, to, source, place = side_by_side(segments, self.begin, self.length)
+        lengths, to, source, place = lay_out(segments, self.begin, self.length)
         shape = (len(segments), int(lengths.max()) if len(segments) else 0)
         tokens, segment, node = torch.zeros((3, *shape), dtype=torch.int64, device=segments.device)
         tokens[to], node[to] = self.table[0, source], self.table[1, source]
@@ -248,8 +255,15 @@ class PromptBuilder:
         return Batch(tokens, lengths, segment, node)
 
 
-def side_by_side(segments: Tensor, begin: Tensor,
-                 length: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
+def newest_that_fit(items: Tensor, length: Tensor, room: Tensor) -> Tensor:
+    """``[B, L]`` items, oldest first, with 0 where one is dropped so that the rest has at most ``[B, 1]`` tokens."""
+    # Tokens from each item to the end of the history; an item stays if that still fits.
+    from_here = length[items].flip(1).cumsum(1).flip(1)
+    return torch.where(from_here <= room, items, 0)
+
+
+def lay_out(segments: Tensor, begin: Tensor,
+            length: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
     """Where the tokens of rows of segments come from and go to.
 
     Args:

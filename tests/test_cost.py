@@ -13,7 +13,7 @@ from data_helpers import NAME, config_of, random_interactions, records, write_da
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recbole_genrec.backbone import causal
+from recbole_genrec.backbone import base
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
@@ -70,7 +70,7 @@ def test_titles_of_the_prompt_are_no_targets(dataset):
 def test_flops_are_those_that_torch_counts(dataset, tmp_path, monkeypatch, lora):
     """One row at a time, so without padding; torch counts the whole square of attention, we what is seen of it."""
     # Its counter cannot follow gradients taken within a forward pass.
-    monkeypatch.setattr(causal, "sum_in_pieces", lambda loss, states, *_: loss(states, torch.arange(len(states))))
+    monkeypatch.setattr(base, "sum_in_pieces", lambda loss, states, *_: loss(states, torch.arange(len(states))))
     more = {}
     if lora:
         tokenizer = train_tokenizer([f"The i{n} story" for n in range(25)], 300)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
+from recbole_genrec.backbone.base import Backbone
 from recbole_genrec.backbone.cache import additive
 from recbole_genrec.backbone.causal import CausalBackbone, CausalState
 from recbole_genrec.backbone.glm import GLMConfig, GLMForConditionalGeneration
@@ -33,7 +34,63 @@ MOST_BLANKS = 256
 MOST_PLACES = 512
 
 
-class GLMBlanks(CausalBackbone):
+class Blanks:
+    """What RecSysLLM asks of a backbone besides ``Backbone``; here, what most of them answer.
+
+    Attributes:
+        most_blanks: blanks of a text that it can tell apart; None: any number.
+        most_places: largest intra id.
+    """
+
+    most_blanks: int | None
+    most_places: int
+
+    def add_tables(self) -> None:
+        """Make tables of the ids that the backbone has none of its own for."""
+
+    def numbered(self, batch: BlankBatch) -> BlankBatch:
+        """The batch as the backbone tells blanks apart: by their ids, so their masks, STARTs and ENDs may be alike."""
+        return batch
+
+    def pairs(self, batch: BlankBatch) -> Tensor:
+        """Number of pairs of a token and a token that it sees, itself included."""
+        return batch.pairs
+
+
+class _OneSequence(Blanks, CausalBackbone):
+    """A and B stand in one sequence."""
+
+    def __init__(self, model: nn.Module):
+        Backbone.__init__(self, model)
+        self.blocks = False  # no mask here is sparse, so attention stays torch's own
+
+    def layout(self, batch: BlankBatch) -> dict[str, Tensor]:
+        """What the model is given for whole rows."""
+        raise NotImplementedError  # by architecture
+
+    def hidden_states(self, batch: BlankBatch) -> Tensor:
+        """``[B, T, d]`` last hidden states."""
+        return self._layers(**self.layout(batch), use_cache=False).last_hidden_state
+
+
+class _BlankState(CausalState):
+    """Prompts that end with the START of their one blank; what is pushed belongs to that blank."""
+
+    def __init__(self, backbone: _OneSequence, prompts: BlankBatch):
+        last = (prompts.lengths - 1).unsqueeze(1)
+        self.inter, self.blank = prompts.inter.gather(1, last), prompts.blank.gather(1, last)
+        super().__init__(backbone, prompts)
+
+    def _read(self, prompts: BlankBatch, cache: Cache) -> Tensor:
+        return self.backbone.core.base_model(**self.backbone.layout(prompts), past_key_values=cache,
+                                             use_cache=True).last_hidden_state
+
+    def select(self, rows: Tensor) -> None:
+        super().select(rows)
+        self.inter, self.blank = self.inter[rows], self.blank[rows]
+
+
+class GLMBlanks(_OneSequence):
     """GLM: A is seen from both sides, B from the left, two position ids a token (Du et al. 2022, section 2.1)."""
 
     kind = "glm"
@@ -46,36 +103,20 @@ class GLMBlanks(CausalBackbone):
     def scratch_tokenizer(cls, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
         return with_specials(train_bpe(texts, vocab_size, SPECIALS))
 
-    @staticmethod
-    def scratch(settings: dict) -> nn.Module:
+    @classmethod
+    def scratch(cls, settings: dict) -> nn.Module:
         return GLMForConditionalGeneration(GLMConfig(**settings))
 
-    @staticmethod
-    def pretrained(source: str, dtype: torch.dtype, **remote) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    @classmethod
+    def pretrained(cls, source: str, dtype: torch.dtype, **remote) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         return load_glm(source, dtype), load_glm_tokenizer(source)
-
-    def __init__(self, model: nn.Module):
-        nn.Module.__init__(self)
-        self.model, self.blocks = model, False
 
     def check(self) -> None:
         """Nothing: the model is ours."""
 
     @property
     def most_places(self) -> int:
-        """Largest intra id."""
         return self.core.config.max_sequence_length
-
-    def add_tables(self) -> None:
-        """Nothing: GLM has its own tables of both ids."""
-
-    def numbered(self, batch: BlankBatch) -> BlankBatch:
-        """The same: all blanks of a level have one mask token, one START and one END."""
-        return batch
-
-    def pairs(self, batch: BlankBatch) -> Tensor:
-        """Number of pairs of a token and a token that it sees, itself included."""
-        return batch.pairs
 
     @staticmethod
     def specials(tokenizer: PreTrainedTokenizerBase) -> Specials:
@@ -83,47 +124,27 @@ class GLMBlanks(CausalBackbone):
         ids = glm_special_ids(tokenizer)
         return Specials(*(ids[name] for name in ("cls", "eos", "start", "end", "entity", "sentence", "document")))
 
-    def hidden_states(self, batch: BlankBatch) -> Tensor:
-        """``[B, T, d]`` last hidden states."""
-        return self._layers(input_ids=batch.tokens, position_ids=torch.stack([batch.inter, batch.intra], 1),
-                            attention_mask=batch.sep, use_cache=False).last_hidden_state
+    def layout(self, batch: BlankBatch) -> dict[str, Tensor]:
+        return {"input_ids": batch.tokens, "position_ids": torch.stack([batch.inter, batch.intra], 1),
+                "attention_mask": batch.sep}
 
     def start(self, prompts: BlankBatch) -> "GLMState":
         """Run the prompts once; each ends with the START of its one blank."""
         return GLMState(self, prompts)
 
 
-class _BlankState(CausalState):
-    """Prompts that end with the START of their one blank; what is pushed belongs to that blank."""
-
-    def __init__(self, backbone: CausalBackbone, prompts: BlankBatch):
-        last = (prompts.lengths - 1).unsqueeze(1)
-        self.inter, self.blank = prompts.inter.gather(1, last), prompts.blank.gather(1, last)
-        super().__init__(backbone, prompts)
-
-    def select(self, rows: Tensor) -> None:
-        super().select(rows)
-        self.inter, self.blank = self.inter[rows], self.blank[rows]
-
-
 class GLMState(_BlankState):
     """See ``DecodingState``; a pushed token's inter id is its mask's place."""
 
-    def _read(self, prompts: BlankBatch, cache: Cache) -> Tensor:
-        return self.backbone.core.base_model(
-            input_ids=prompts.tokens, position_ids=torch.stack([prompts.inter, prompts.intra], 1),
-            attention_mask=prompts.sep, past_key_values=cache, use_cache=True).last_hidden_state
-
     def _inputs(self, tokens: Tensor, depth: Tensor, intra: Tensor) -> dict[str, Tensor]:
-        limit = self.backbone.core.config.max_sequence_length
-        return {"input_ids": tokens,
-                "position_ids": torch.stack([self.inter.expand_as(tokens), intra.clamp(max=limit)], 1)}
+        intra = intra.clamp(max=self.backbone.most_places)
+        return {"input_ids": tokens, "position_ids": torch.stack([self.inter.expand_as(tokens), intra], 1)}
 
     def _masked(self, seen: Tensor) -> Tensor:
         return seen
 
 
-class CausalBlanks(CausalBackbone):
+class CausalBlanks(_OneSequence):
     """A LLaMA-like model: ``A B`` as one sequence, read from the left, with its own rotary positions.
 
     Giving B's tokens their mask's position would erase their order. So which blank a token belongs to, and its place
@@ -145,15 +166,11 @@ class CausalBlanks(CausalBackbone):
         self.bidirectional = False
 
     def add_tables(self) -> None:
-        """Make the two tables."""
         width = self.core.config.hidden_size
         self.blank_table, self.intra_table = _zeros(MOST_BLANKS + 1, width), _zeros(MOST_PLACES + 1, width)
 
     def pairs(self, batch: BlankBatch) -> Tensor:
-        """Number of pairs of a token and a token that it sees, itself included."""
         return batch.pairs if self.bidirectional else (batch.lengths * (batch.lengths + 1) // 2).sum()
-
-    numbered = GLMBlanks.numbered
 
     @staticmethod
     def specials(tokenizer: PreTrainedTokenizerBase) -> Specials:
@@ -168,22 +185,13 @@ class CausalBlanks(CausalBackbone):
             return embedded
         return embedded + _look_up(self.blank_table, blank) + _look_up(self.intra_table, intra)
 
-    def layout(self, batch: BlankBatch) -> dict[str, Tensor | None]:
-        """What the model is given for whole rows; a mask only if A is seen from both sides."""
+    def layout(self, batch: BlankBatch) -> dict[str, Tensor]:
         inputs = {"inputs_embeds": self.embed(batch.tokens, batch.blank, batch.intra)}
-        if self.bidirectional:
+        if self.bidirectional:  # else causal attention needs no mask
             column = torch.arange(batch.tokens.size(1), device=batch.tokens.device)
             seen = (column <= column.unsqueeze(1)) | (column < batch.sep[:, None, None])
             inputs["attention_mask"] = additive(seen.unsqueeze(1), self.core.dtype)
         return inputs
-
-    def train(self, mode: bool = True) -> "CausalBlanks":
-        """As in ``nn.Module``; no mask here is sparse, so attention stays torch's own."""
-        return nn.Module.train(self, mode)
-
-    def hidden_states(self, batch: BlankBatch) -> Tensor:
-        """``[B, T, d]`` last hidden states."""
-        return self._layers(**self.layout(batch), use_cache=False).last_hidden_state
 
     def start(self, prompts: BlankBatch) -> "CausalBlankState":
         """Run the prompts once; each ends with the START of its one blank."""
@@ -192,10 +200,6 @@ class CausalBlanks(CausalBackbone):
 
 class CausalBlankState(_BlankState):
     """See ``DecodingState``."""
-
-    def _read(self, prompts: BlankBatch, cache: Cache) -> Tensor:
-        return self.backbone.core.base_model(**self.backbone.layout(prompts), past_key_values=cache,
-                                             use_cache=True).last_hidden_state
 
     def _inputs(self, tokens: Tensor, depth: Tensor, intra: Tensor) -> dict[str, Tensor]:
         return {"inputs_embeds": self.backbone.embed(tokens, self.blank.expand_as(tokens), intra),
@@ -206,7 +210,7 @@ class CausalBlankState(_BlankState):
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
 
 
-class Seq2SeqBlanks(Seq2SeqBackbone):
+class Seq2SeqBlanks(Blanks, Seq2SeqBackbone):
     """T5: A goes to the encoder, B to the decoder, masks and START are sentinels (its own span corruption).
 
     Its relative positions stay; places within an entity are an embedding added to encoder's and decoder's tokens,
@@ -216,7 +220,6 @@ class Seq2SeqBlanks(Seq2SeqBackbone):
     lora_targets = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo")
     extra_tokens = SENTINELS
     most_blanks, most_places = len(SENTINELS) - 1, MOST_PLACES  # the last blank's END is a sentinel too
-    pairs = GLMBlanks.pairs
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
@@ -224,7 +227,6 @@ class Seq2SeqBlanks(Seq2SeqBackbone):
         self.sentinels: Tensor | None = None
 
     def add_tables(self) -> None:
-        """Make the tables."""
         width = self.core.config.d_model
         self.encoder_intra, self.decoder_intra = _zeros(MOST_PLACES + 1, width), _zeros(MOST_PLACES + 1, width)
 
@@ -262,20 +264,11 @@ class Seq2SeqBlanks(Seq2SeqBackbone):
 
     def hidden_states(self, batch: BlankBatch) -> Tensor:
         """``[B, T, d]``, the decoder's states at B's columns and zeros elsewhere."""
-        a, core = batch.part_a, self.core
-        encoded = core.get_encoder()(inputs_embeds=self.encoder_inputs(a),
-                                     attention_mask=a.mask.long()).last_hidden_state
         width = int((batch.lengths - batch.sep).max())
         column = batch.sep.unsqueeze(1) + torch.arange(width, device=batch.sep.device)
         real = column < batch.lengths.unsqueeze(1)
         column = column.clamp(max=batch.tokens.size(1) - 1)
-        begin = torch.full_like(column[:, :1], core.config.decoder_start_token_id)
-        tokens = torch.cat([begin, batch.tokens.gather(1, column)], 1)
-        intra = torch.cat([torch.zeros_like(begin), batch.intra.gather(1, column)], 1)
-        states = core.get_decoder()(inputs_embeds=self.decoder_inputs(tokens, intra), encoder_hidden_states=encoded,
-                                    encoder_attention_mask=a.mask.long(), use_cache=False).last_hidden_state[:, 1:]
-        if core.config.scale_decoder_outputs:
-            states = states * core.config.d_model**-0.5
+        states = self.forced(batch.part_a, batch.tokens.gather(1, column), batch.intra.gather(1, column))[:, 1:]
         result = states.new_zeros(*batch.tokens.shape, states.size(2))
         row, place = real.nonzero(as_tuple=True)
         return result.index_put((row, column[row, place]), states[row, place])

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from recbole_genrec.backbone.glm import GLMConfig, GLMForConditionalGeneration
-from recbole_genrec.errors import UserError
+from recbole_genrec.errors import UserError, first_sentence
 
 logger = logging.getLogger("recbole_genrec")
 
@@ -61,7 +61,7 @@ def _facts(source: str) -> dict:
     try:
         return dict(PreTrainedConfig.get_config_dict(source)[0])
     except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two: JSON that is no table
-        raise UserError(f"{source}: no config.json could be read ({_first_sentence(error)})") from None
+        raise UserError(f"{source}: no config.json could be read ({first_sentence(error)})") from None
 
 
 # ------------------------------------------------------------------------------------------------------- weights
@@ -91,7 +91,7 @@ def load_glm(source: str, dtype: torch.dtype = torch.float32) -> GLMForCondition
     try:
         config = GLMConfig(**{**facts, "dtype": dtype, "name_or_path": source})
     except (TypeError, ValueError) as error:
-        raise UserError(f"{source}: config.json describes no GLM ({_first_sentence(error)})") from None
+        raise UserError(f"{source}: config.json describes no GLM ({first_sentence(error)})") from None
     weights: dict[str, Tensor] = {}
     for part in _parts(source):
         weights.update((name.removeprefix("glm."), tensor.to(dtype)) for name, tensor in part.items())
@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged or holds more than tensors, and was not loaded: save its tensors alone, "
                         "at best as safetensors") from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as weights ({_first_sentence(error)})") from None
+        raise UserError(f"{path} cannot be read as weights ({first_sentence(error)})") from None
     if isinstance(state, dict) and isinstance(state.get("module"), dict):  # Megatron's
         state = state["module"]
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
@@ -231,7 +231,7 @@ def load_glm_tokenizer(source: str) -> PreTrainedTokenizerFast:
     except UserError:
         raise
     except Exception as error:  # tokenizers raises nothing more special
-        raise UserError(f"{source}: the tokenizer's files cannot be read ({_first_sentence(error)})") from None
+        raise UserError(f"{source}: the tokenizer's files cannot be read ({first_sentence(error)})") from None
     if _file(source, "cog-pretrain.model"):
         raise UserError(f"{source}: the Chinese GLM's sentencepiece vocabulary (cog-pretrain.model) is not supported: "
                         "use a GLM with an English vocabulary, such as glm-10b")
@@ -316,9 +316,5 @@ def _file(source: str, name: str) -> Path | None:
     try:
         path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"{source}: {name} could not be had from the hub ({_first_sentence(error)})") from None
+        raise UserError(f"{source}: {name} could not be had from the hub ({first_sentence(error)})") from None
     return None if path is None else Path(path)
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0][:300]

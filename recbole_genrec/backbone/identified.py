@@ -19,6 +19,10 @@ class IdentifiedBackbone(Seq2SeqBackbone):
     lora_targets = ("q", "v", "q_proj", "v_proj")
     extra_tokens = ("<extra_id_0>",)  # the mask of vocabularies that have no mask token
 
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self.users = self.items = None
+
     def add_tables(self, users: int, items: int) -> None:
         """Make the tables; row 0 is that of masks and other tokens and stays zero."""
         width = self.core.config.d_model
@@ -27,18 +31,8 @@ class IdentifiedBackbone(Seq2SeqBackbone):
 
     def encoder_inputs(self, prompts: MaskedBatch) -> Tensor:
         embedded = super().encoder_inputs(prompts)
-        if not isinstance(prompts, MaskedBatch):
-            return embedded
-        return embedded + self.users(prompts.user) + self.items(prompts.item)
+        return embedded if self.users is None else embedded + self.users(prompts.user) + self.items(prompts.item)
 
     def answer_states(self, prompts: MaskedBatch, answers: Tensor) -> Tensor:
         """``[B, L, d]`` states that predict the ``[B, L]`` tokens of the answers."""
-        core = self.core
-        begin = torch.full_like(answers[:, :1], core.config.decoder_start_token_id)
-        inputs = torch.cat([begin, answers[:, :-1]], 1)
-        encoded = core.get_encoder()(inputs_embeds=self.encoder_inputs(prompts),
-                                     attention_mask=prompts.mask.long()).last_hidden_state
-        states = core.get_decoder()(input_ids=inputs, encoder_hidden_states=encoded,
-                                    encoder_attention_mask=prompts.mask.long(), use_cache=False).last_hidden_state
-        return states * core.config.d_model**-0.5 if getattr(core.config, "scale_decoder_outputs", False) else states
-
+        return self.forced(prompts, answers[:, :-1])

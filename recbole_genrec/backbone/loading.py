@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from recbole_genrec.backbone.base import Backbone
 from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.glm_checkpoint import is_glm, refuse_relatives
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
-from recbole_genrec.errors import UserError
+from recbole_genrec.errors import UserError, first_sentence
 from recbole_genrec.settings import property_file, property_names, read_yaml
 
 
@@ -32,7 +33,7 @@ class Loaded:
         name: what ``llm:`` said, for the record.
     """
 
-    backbone: CausalBackbone | Seq2SeqBackbone
+    backbone: Backbone
     tokenizer: PreTrainedTokenizerBase
     pretrained: bool
     name: str
@@ -58,7 +59,7 @@ def load_backbone(config, texts: Iterable[str], families: Mapping[str, type] | N
         try:
             loaded.backbone.core.gradient_checkpointing_enable({"use_reentrant": False})
         except ValueError as error:
-            raise UserError(f"gradient_checkpointing: {_first_sentence(error)}") from None
+            raise UserError(f"gradient_checkpointing: {first_sentence(error)}") from None
     if config["torch_compile"]:
         loaded.backbone.compile_layers()
     return loaded
@@ -137,9 +138,9 @@ def _pretrained(name: str, source: str, config, families: Mapping[str, type]) ->
         model, tokenizer = family.pretrained(source, dtype, **remote)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         if os.path.isdir(source):
-            raise UserError(f"--llm={name} cannot be loaded: {_first_sentence(error)}") from None
+            raise UserError(f"--llm={name} cannot be loaded: {first_sentence(error)}") from None
         raise UserError(f"--llm={name} is no backbone ({', '.join(property_names('backbone'))}), no folder with a "
-                        f"model, and could not be had from the hub: {_first_sentence(error)}") from None
+                        f"model, and could not be had from the hub: {first_sentence(error)}") from None
     new = tokenizer.add_tokens([token for token in family.extra_tokens if token not in tokenizer.get_vocab()],
                                special_tokens=True) if family.adds_tokens else 0
     if new and len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -189,8 +190,4 @@ def _with_lora(model: nn.Module, config, family: type, new_tokens: list[int]) ->
             trainable_token_indices=new_rows or None, modules_to_save=tables or None,
             fan_in_fan_out=model.config.model_type == "gpt2"))
     except ValueError as error:
-        raise UserError(f"LoRA cannot be added: {_first_sentence(error)}") from None
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0][:300]
+        raise UserError(f"LoRA cannot be added: {first_sentence(error)}") from None

@@ -1,64 +1,27 @@
-"""A Hugging Face encoder-decoder of the T5 family behind the step interface of decoding."""
+"""A Hugging Face encoder-decoder, T5 or BART, behind the step interface of decoding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 from torch import Tensor, nn
-from transformers import (AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderCache,
-                          PreTrainedTokenizerBase)
+from transformers import AutoModelForSeq2SeqLM, EncoderDecoderCache
 
+from recbole_genrec.backbone.base import Backbone
 from recbole_genrec.backbone.cache import additive, growing_cache
-from recbole_genrec.backbone.head import pick, sum_in_pieces
-from recbole_genrec.backbone.tokenizer import train_tokenizer
+from recbole_genrec.backbone.head import pick
 from recbole_genrec.errors import UserError
 from recbole_genrec.prompt import Rows
 
 
-class Seq2SeqBackbone(nn.Module):
-    """T5 or BART, or a model built of their blocks.
-
-    Args:
-        model: the Hugging Face ``...ForConditionalGeneration``, or a ``PeftModel`` around one.
-
-    Attributes: see :class:`recbole_genrec.backbone.causal.CausalBackbone`.
-    """
+class Seq2SeqBackbone(Backbone):
+    """T5 or BART, or a model built of their blocks."""
 
     kind = "seq2seq"
-    lora_targets: tuple[str, ...] = ("q", "v")
-    lora_task: str | None = "SEQ_2_SEQ_LM"
-    extra_tokens: tuple[str, ...] = ()
-    adds_tokens = False
-    answers_take_positions = False
+    auto = AutoModelForSeq2SeqLM
+    lora_targets = ("q", "v")
+    lora_task = "SEQ_2_SEQ_LM"
     #: Relative positions have no end, and every layer looks at everything.
     max_positions = window = None
-
-    @classmethod
-    def scratch_tokenizer(cls, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-        """The tokenizer of a model that is trained from scratch."""
-        return train_tokenizer(texts, vocab_size, cls.extra_tokens)
-
-    @staticmethod
-    def scratch(settings: dict) -> nn.Module:
-        """A model with random weights, from the settings of its configuration."""
-        settings = dict(settings)
-        return AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
-
-    @staticmethod
-    def pretrained(source: str, dtype: torch.dtype, **remote) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        """Model and tokenizer of a folder or of the hub; safetensors only."""
-        tokenizer = AutoTokenizer.from_pretrained(source, **remote)
-        return AutoModelForSeq2SeqLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **remote), tokenizer
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    @property
-    def core(self) -> nn.Module:
-        """The ``...ForConditionalGeneration`` itself; peft has injected its layers into it."""
-        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     @torch.no_grad()
     def check(self) -> None:
@@ -81,14 +44,11 @@ class Seq2SeqBackbone(nn.Module):
         answer = torch.tensor([[12, 13, 14], [14, 12, 13]], device=device)
         begin = torch.full_like(answer[:, :1], self.core.config.decoder_start_token_id)
         expected = self.core(input_ids=prompts.tokens, attention_mask=prompts.mask.long(),
-                             decoder_input_ids=torch.cat([begin, answer], 1)).logits[:, 1:].float()
+                             decoder_input_ids=torch.cat([begin, answer], 1)).logits[:, 1:]
         visible = torch.ones(3, 3, dtype=torch.bool, device=device).tril()
         hidden = Seq2SeqBackbone.start(self, prompts).push(answer, visible[None], torch.arange(3, device=device)[None])
-        error = float((self.logits(hidden).float().log_softmax(-1) - expected.log_softmax(-1)).abs().max())
+        self._refuse_unless_equal(hidden, expected)
         self.train(training)
-        if not error < (1e-2 if self.core.dtype == torch.float32 else 0.5):
-            raise UserError(f"the architecture {type(self.core).__name__} cannot be decoded on a tree "
-                            f"(its own forward pass differs from ours by {error:.3g} in log-probability)")
 
     def compile_layers(self) -> None:
         """Nothing is compiled: the blocks run one by one."""
@@ -104,12 +64,6 @@ class Seq2SeqBackbone(nn.Module):
         logits = self.core.get_output_embeddings()(hidden)
         bias = getattr(self.core, "final_logits_bias", None)  # BART
         return logits if bias is None else logits + bias[0]
-
-    def sum_over_logits(self, loss: Callable[[Tensor, slice], Tensor], states: Tensor) -> Tensor:
-        """Sum of a loss over ``[N, d]`` states; ``loss`` is given ``[n, V]`` logits and their place among all ``N``."""
-        head = self.core.get_output_embeddings()
-        return sum_in_pieces(lambda part, rows: loss(self.logits(part), rows), states, head.parameters(),
-                             self.core.config.vocab_size)
 
     def logits_at(self, hidden: Tensor, row: Tensor, token: Tensor) -> Tensor:
         """``[R, d]`` states -> ``[M]`` logits of single tokens: ``token[m]`` after state ``row[m]`` (ascending)."""
@@ -141,12 +95,35 @@ class Seq2SeqBackbone(nn.Module):
             hidden = block(hidden, position_bias=bias)[0]
         return encoder.final_layer_norm(hidden)
 
-    def decoder_inputs(self, tokens: Tensor, intra: Tensor) -> Tensor:
+    def decoder_inputs(self, tokens: Tensor, intra: Tensor | None) -> Tensor:
         """``[B, Q]`` tokens -> ``[B, Q, d]`` what the decoder's first block is given.
 
         ``intra`` is read by models that tell places within an entity apart (see ``DecodingState``).
         """
         return self.core.get_decoder().embed_tokens(tokens)
+
+    def forced(self, prompts: Rows, tokens: Tensor, intra: Tensor | None = None) -> Tensor:
+        """The decoder's states in training, by the model's own layers.
+
+        Args:
+            prompts: what the encoder reads.
+            tokens: ``[B, Q]`` what the decoder reads after its start token.
+            intra: ``[B, Q]`` as for :meth:`decoder_inputs`, which gets 0 for the start token.
+        Returns:
+            ``[B, 1 + Q, d]``.
+        """
+        core, mask = self.core, prompts.mask.long()
+        encoded = core.get_encoder()(inputs_embeds=self.encoder_inputs(prompts), attention_mask=mask).last_hidden_state
+        tokens = torch.nn.functional.pad(tokens, (1, 0), value=core.config.decoder_start_token_id)
+        intra = None if intra is None else torch.nn.functional.pad(intra, (1, 0))
+        states = core.get_decoder()(inputs_embeds=self.decoder_inputs(tokens, intra), encoder_hidden_states=encoded,
+                                    encoder_attention_mask=mask, use_cache=False).last_hidden_state
+        return scaled(core.config, states)
+
+
+def scaled(config, states: Tensor) -> Tensor:
+    """A decoder's states as its head wants them: T5 with tied embeddings scales them."""
+    return states * config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else states
 
 
 class Seq2SeqState:
@@ -224,8 +201,7 @@ def _decode(core: nn.Module, hidden: Tensor, mask: Tensor, all_depths: Tensor, d
         for block in decoder.block:
             hidden = block(hidden, attention_mask=mask, position_bias=bias, encoder_hidden_states=encoded,
                            encoder_decoder_position_bias=encoded_mask, past_key_values=cache)[0]
-        hidden = decoder.final_layer_norm(hidden)
-        return hidden * core.config.d_model**-0.5 if core.config.scale_decoder_outputs else hidden
+        return scaled(core.config, decoder.final_layer_norm(hidden))
     # BART: an embedding of each place
     table = decoder.embed_positions
     hidden = decoder.layernorm_embedding(hidden + nn.functional.embedding(depth + table.offset, table.weight))

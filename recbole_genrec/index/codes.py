@@ -17,7 +17,7 @@ import numpy as np
 from recbole_genrec.errors import UserError
 from recbole_genrec.index.base import ItemIndex
 from recbole_genrec.index.material import Material
-from recbole_genrec.index.title import line_break_of
+from recbole_genrec.index.title import terminator_of
 
 
 def hashes(material: Material) -> np.ndarray:
@@ -45,7 +45,7 @@ def spell(material: Material, paths: Sequence[Sequence[int]], report: dict[str, 
         UserError: the tokenizer spells two items alike (it has no digits), or one with nothing.
     """
     tokenizer = material.tokenizer
-    terminator = line_break_of(tokenizer) if material.terminator is None else material.terminator
+    terminator = terminator_of(material)
     texts = [material.lead + " ".join(map(str, path)) for path in paths]
     spellings = tokenizer(texts, add_special_tokens=False)["input_ids"]
     known: set[tuple[int, ...]] = set()

@@ -31,10 +31,15 @@ def line_break_of(tokenizer) -> int:
     raise ValueError("the tokenizer has neither a line break nor an end-of-sequence token to end an item with")
 
 
+def terminator_of(material: Material) -> int:
+    """Token that ends every spelling."""
+    return line_break_of(material.tokenizer) if material.terminator is None else material.terminator
+
+
 def build(material: Material) -> ItemIndex:
     """Spell every item by its title, as the tokenizer encodes the title on its own."""
     catalogue, tokenizer, lead = material.catalogue, material.tokenizer, material.lead
-    terminator = line_break_of(tokenizer) if material.terminator is None else material.terminator
+    terminator = terminator_of(material)
     texts = list(catalogue.titles)
 
     def encode(texts: list[str]) -> list[list[int]]:

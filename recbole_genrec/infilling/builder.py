@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from recbole_genrec.infilling.features import Features
 from recbole_genrec.infilling.masks import MaskRule, draw_level, draw_spans
 from recbole_genrec.infilling.periods import choose
 from recbole_genrec.infilling.templates import Template, Wording
-from recbole_genrec.infilling.text import Segments, Text
+from recbole_genrec.infilling.text import Segments
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ class Builder:
 
         self.line_end = add([separator], False)
         self._templates: dict[Template, list[int | str]] = {}
-        for template in [wording.infill, *(template for part in (wording.tasks, wording.unseen)
-                                           for family in part.values() for template in family)]:
+        for template in wording.templates():
             free = template is wording.infill
             self._templates[template] = [content if is_slot else add(words(content), False, free)
                                          for is_slot, content in template.pieces]
@@ -115,19 +113,16 @@ class Builder:
         self.segments = Segments(pieces, np.array(entity), np.array(maskable))
         #: Spellings of all entities, without END.
         self.entities = [piece for piece, is_entity in zip(pieces, entity) if is_entity and piece]
-        self.largest_token = max(max(piece, default=0) for piece in pieces)
-        self.largest_token = max(self.largest_token, specials.end, specials.start, specials.entity,
-                                 specials.sentence, specials.document)
+        self.largest_token = max(specials.end, specials.start, specials.entity, specials.sentence, specials.document,
+                                 int(self.segments.flat.max()))
 
         length = self.segments.lengths
-        self._line_tokens = length[:index.n_items] + 1 + np.array(
-            [length[ids].sum() for ids in self._attributes] or np.zeros(index.n_items, dtype=np.int64))
-        self.longest_title = int(length[:index.n_items].max())
-        frame = max(sum(int(length[part]) for part in parts if not isinstance(part, str))
-                    for parts in self._templates.values())
+        titles = length[:index.n_items]
+        self._line_tokens = titles + 1 + np.array([length[ids].sum() for ids in self._attributes] or 0)
         # Frame, one behaviour, answer, START, mask, CLS, end of text, and the longest lines as candidates.
-        lines = np.sort(self._line_tokens)[len(self._line_tokens) - listed:] if listed else np.zeros(1, dtype=np.int64)
-        self.max_tokens = max(max_tokens, frame + 2 * self.longest_title + 5 + int(lines.sum()))
+        frame = max(map(self._frame, self._templates.values()))
+        candidates = np.sort(self._line_tokens)[::-1][:listed].sum()
+        self.max_tokens = max(max_tokens, frame + 2 * int(titles.max()) + 5 + int(candidates))
 
     # ------------------------------------------------------------------------------------------------ samples
 
@@ -150,10 +145,10 @@ class Builder:
         user, behaviours = self._fitting(history, room - self._frame(parts), rng)
         slots = {"user": user, "history": behaviours, "candidates": listed,
                  "mask": np.array([] if answer is None else [answer], dtype=np.int64)}
-        ids = [slots[part] if isinstance(part, str) else np.array([part]) for part in parts]
+        ids = _placed(parts, slots)
         begin = int(self.segments.lengths[np.concatenate(ids[:parts.index("mask")])].sum())
-        return self._filled(self.segments.text(np.concatenate(ids)), np.array([[begin, begin + blank]]), "entity",
-                            None)
+        return fill_in(self.segments.text(np.concatenate(ids)), np.array([[begin, begin + blank]]), "entity",
+                       self.specials, None, self.entity_positions)
 
     def infill(self, history: History, rng: np.random.Generator) -> Sample | None:
         """A text with blanks drawn by the rule; None if the text is too short for any."""
@@ -161,17 +156,14 @@ class Builder:
         # As many blanks as masked tokens at most; each costs a mask and a START.
         room = int((self.max_tokens - 2 - 2) / (1 + 2 * self.rule.ratio))
         user, behaviours = self._fitting(history, room - self._frame(parts), rng)
-        slots = {"user": user, "history": behaviours}
-        text = self.segments.text(np.concatenate(
-            [slots[part] if isinstance(part, str) else np.array([part]) for part in parts]))
+        text = self.segments.text(np.concatenate(_placed(parts, {"user": user, "history": behaviours})))
         level = draw_level(self.rule, rng)
         spans = draw_spans(text, level, self.rule, rng)
         if self.most_blanks is not None and len(spans) > self.most_blanks:
             spans = spans[np.sort(rng.permutation(len(spans))[:self.most_blanks])]
-        return self._filled(text, spans, level, rng) if len(spans) else None
-
-    def _filled(self, text: Text, spans: np.ndarray, level: str, rng: np.random.Generator | None) -> Sample:
-        order = rng.permutation(len(spans)) if self.shuffle and rng is not None else None
+        if not len(spans):
+            return None
+        order = rng.permutation(len(spans)) if self.shuffle else None
         return fill_in(text, spans, level, self.specials, order, self.entity_positions)
 
     # ------------------------------------------------------------------------------------------------- history
@@ -210,4 +202,9 @@ class Builder:
         """For the result record."""
         total = int(self.period_counts.sum())
         shares = dict(zip(("short", "medium", "long"), (self.period_counts / max(total, 1)).round(4).tolist()))
-        return {"period_shares": shares if total else None, "entities": len(Counter(map(tuple, self.entities)))}
+        return {"period_shares": shares if total else None, "entities": len(set(map(tuple, self.entities)))}
+
+
+def _placed(parts: list[int | str], slots: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Segments of each part of a template: its own words, or what goes into the slot."""
+    return [slots[part] if isinstance(part, str) else np.array([part]) for part in parts]

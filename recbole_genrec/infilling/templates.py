@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import string
 from dataclasses import dataclass
 
 from recbole_genrec.errors import UserError, did_you_mean
-from recbole_genrec.settings import property_file, property_names, read_yaml
+from recbole_genrec.prompt import read_prompt
 
 #: What a template may leave room for: lines of the user's features, lines of behaviours, lines of candidates, and the
 #: mask where the answer belongs.
@@ -86,15 +85,9 @@ class Wording:
         Raises:
             UserError: no such file, or one that is no wording of texts with blanks.
         """
-        path = property_file("prompt", name)
-        if not os.path.isfile(path):
-            names = property_names("prompt")
-            hint = did_you_mean(name, names) or f"; prompts: {', '.join(names)}"
-            raise UserError(f"unknown prompt '{name}'{hint}")
-        content = read_yaml(path)
+        content, words = read_prompt(name, domain)
         if "infill" not in content:
             raise UserError(f"prompt={name} has no 'infill' text: it is of another model's form")
-        words = content["domains"].get(domain, content["domains"]["default"])
         families = {family: content[family] for family in cls.FAMILIES}
 
         def parsed(part: str) -> dict[str, list[Template]]:
@@ -105,8 +98,11 @@ class Wording:
         return cls(Template.parse(content["infill"], words, {"user", "history"}), parsed("seen"), parsed("unseen"),
                    hashlib.sha256(wording.encode()).hexdigest()[:16])
 
+    def templates(self) -> list[Template]:
+        """All of them, that of infilling first."""
+        return [self.infill, *(template for part in (self.tasks, self.unseen) for family in part.values()
+                               for template in family)]
+
     def texts(self) -> list[str]:
         """Every piece of text in any template."""
-        templates = [self.infill, *(template for part in (self.tasks, self.unseen) for family in part.values()
-                                    for template in family)]
-        return [content for template in templates for is_slot, content in template.pieces if not is_slot]
+        return [content for template in self.templates() for is_slot, content in template.pieces if not is_slot]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from recbole_genrec.decoding.exact import exact_top_k, score_items
 from recbole_genrec.decoding.free import free_beams
 from recbole_genrec.decoding.tree import NEVER, Ranking, side_by_side
 from recbole_genrec.errors import UserError
+from recbole_genrec.evaluation.cost import Work, language_model_flops
 from recbole_genrec.evaluation.ranking import HISTORY
 from recbole_genrec.index import ItemIndex, Material, build_index
 from recbole_genrec.index.registry import gather
@@ -109,6 +110,30 @@ class GenerativeRecommender(SequentialRecommender):
                 f"{self.prompts.max_tokens} and the longest title need {longest}; lower max_prompt_tokens"
                 + (f" (one title alone needs {int(self.index.lengths.max())})"
                    if self.prompts.max_tokens > self.config["max_prompt_tokens"] else ""))
+
+    # ----------------------------------------------------------------------------------------------- training
+
+    def _sum(self, loss: Callable[[Tensor, Tensor], Tensor], states: Tensor, taken: Tensor) -> Tensor:
+        """Sum of a loss of logits and what was taken there, over ``[N, d]`` states."""
+        return self.backbone.sum_over_logits(lambda logits, rows: loss(logits, taken[rows]), states)
+
+    @staticmethod
+    def _vocabulary_loss(logits: Tensor, token: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits.float(), token, reduction="sum")
+
+    def training_flops(self, work: Work) -> float:
+        """FLOPs of that work (see evaluation/cost.py)."""
+        return language_model_flops(self.backbone, work)
+
+    def _rows_to_last(self, dataset) -> Tensor:
+        """``[N]`` int64 how many rows after each training sample's target its user's last one stands."""
+        user, row = dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW]
+        last = torch.zeros(int(user.max()) + 1, dtype=row.dtype).scatter_reduce(0, user, row, "amax")
+        return last[user] - row
+
+    def _tokens_before(self, sequences) -> Tensor:
+        """``[n + 1]`` int64 tokens of all items before each row of the sequences."""
+        return torch.nn.functional.pad(self.index.lengths[sequences.item].cumsum(0), (1, 0))
 
     def autocast(self):
         """bf16 arithmetic where ``precision`` says so."""
@@ -197,18 +222,23 @@ class GenerativeRecommender(SequentialRecommender):
         items = interaction[self.ITEM_ID]
         # Without a sample's number each row is a sample of its own.
         sample = interaction[TARGET_ROW] if TARGET_ROW in interaction else torch.arange(len(items))
-        _, owner, count = sample.to(items.device).unique_consecutive(return_inverse=True, return_counts=True)
+        _, count = sample.to(items.device).unique_consecutive(return_counts=True)
         prompts = self.prompt_of(interaction[count.cumsum(0) - count])
         candidates = side_by_side(items, count, 1)
         real = side_by_side(torch.ones_like(items, dtype=torch.bool), count, False)
-        scores = torch.empty(candidates.shape, device=items.device)
+        return self._score(prompts, candidates, self.config["norm"])[real]
+
+    @torch.no_grad()
+    def _score(self, prompts: Rows, candidates: Tensor, norm: str) -> Tensor:
+        """``[B, C]`` log-probabilities of ``[B, C]`` items, as many prompts at a time as memory holds."""
+        scores = torch.empty(candidates.shape, device=candidates.device)
         longest = prompts.tokens.size(1) + candidates.size(1) * int(self.index.lengths.max())
         size = users_that_fit(self.backbone.bytes_per_token, longest, self.device)
         for rows in prompts.lengths.argsort().split(size):
             with self.autocast():
                 state = self.backbone.start(prompts.rows(rows))
-                scores[rows] = score_items(state, self.trie, candidates[rows], self.config["norm"])
-        return scores[real]
+                scores[rows] = score_items(state, self.trie, candidates[rows], norm)
+        return scores
 
     def _users_at_a_time(self, prompts: Rows) -> int:
         return users_that_fit(self.backbone.bytes_per_token, prompts.tokens.size(1), self.device)

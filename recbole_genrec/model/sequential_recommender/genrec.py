@@ -8,7 +8,7 @@ from torch import Tensor
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.cost import Work, language_model_flops
+from recbole_genrec.evaluation.cost import Work
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
 from recbole_genrec.prompt import Batch, PromptBuilder, PromptTemplate
 
@@ -75,10 +75,8 @@ class GenRec(GenerativeRecommender):
         """
         if self.config["layout"] == "per_target":
             return None
-        user, row = dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW]
-        last = torch.zeros(int(user.max()) + 1, dtype=row.dtype).scatter_reduce(0, user, row, "amax")
         step = self.max_seq_length + (self.config["layout"] == "continuation")
-        return ((last[user] - row) % step == 0).nonzero().squeeze(1)
+        return (self._rows_to_last(dataset) % step == 0).nonzero().squeeze(1)
 
     def calculate_loss(self, interaction) -> Tensor:
         """Mean negative log-likelihood of the supervised tokens; scalar."""
@@ -100,22 +98,18 @@ class GenRec(GenerativeRecommender):
         with self.autocast():
             # Only supervised positions go through the head, by far the widest layer.
             states = self.backbone.hidden_states(batch)[:, :-1][supervised]
-            total = self.backbone.sum_over_logits(lambda logits, rows: loss(logits, taken[rows]), states)
+            total = self._sum(loss, states, taken)
         return total / count
 
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` tokens of each training sample's row, but for what ``max_prompt_tokens`` cuts: a key to sort by."""
         sequences, row = dataset.sequences, dataset.inter_feat[TARGET_ROW]
-        before = torch.nn.functional.pad(self.index.lengths[sequences.item].cumsum(0), (1, 0))
+        before = self._tokens_before(sequences)
         begin = torch.maximum(sequences.start[row], row - self.max_seq_length)
         if self.config["layout"] != "shared_prefix":
             return before[row + 1] - before[begin]
         suffix = int(self.prompts.length[self.prompts.suffix])
         return before[row] - before[begin] + before[row + 1] - before[begin + 1] + suffix * (row - begin)
-
-    def training_flops(self, work: Work) -> float:
-        """FLOPs of that work (see evaluation/cost.py)."""
-        return language_model_flops(self.backbone, work)
 
     def _titles(self, batch: Batch, longest: int) -> Tensor:
         """``[B, T]`` bool, the tokens of the titles to predict."""
@@ -127,6 +121,3 @@ class GenRec(GenerativeRecommender):
 
     def _catalogue_loss(self, logits: Tensor, node: Tensor) -> Tensor:
         return -step_log_probs(logits, node, self.trie).sum()
-
-    def _vocabulary_loss(self, logits: Tensor, token: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(logits.float(), token, reduction="sum")

@@ -12,7 +12,7 @@ from torch import Tensor
 from recbole_genrec.backbone.identified import IdentifiedBackbone
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.cost import Work, language_model_flops
+from recbole_genrec.evaluation.cost import Work
 from recbole_genrec.index import ItemIndex, Material
 from recbole_genrec.masked import MaskedBatch, MaskedTexts
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
@@ -74,9 +74,7 @@ class GenRecT5(GenerativeRecommender):
 
     def pretraining_rows(self, dataset) -> Tensor:
         """The last training sample of each user: its history and target are all the items of the text."""
-        user, row = dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW]
-        last = torch.zeros(int(user.max()) + 1, dtype=row.dtype).scatter_reduce(0, user, row, "amax")
-        return (row == last[user]).nonzero().squeeze(1)
+        return (self._rows_to_last(dataset) == 0).nonzero().squeeze(1)
 
     def training_rows(self, dataset) -> Tensor | None:
         """All samples, or the last of each user."""
@@ -87,7 +85,7 @@ class GenRecT5(GenerativeRecommender):
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` tokens of each sample's items: a key to sort by."""
         sequences, row = dataset.sequences, dataset.inter_feat[TARGET_ROW]
-        before = torch.nn.functional.pad(self.index.lengths[sequences.item].cumsum(0), (1, 0))
+        before = self._tokens_before(sequences)
         return before[row + 1] - before[torch.maximum(sequences.start[row], row - self.max_seq_length)]
 
     def calculate_loss(self, interaction) -> Tensor:
@@ -106,9 +104,7 @@ class GenRecT5(GenerativeRecommender):
                          (encoded * encoded + encoded * decoded + decoded * (decoded + 1) // 2).sum())
         with self.autocast():
             states = self.backbone.answer_states(prompts, answers)[told]
-            total = self.backbone.sum_over_logits(
-                lambda logits, rows: torch.nn.functional.cross_entropy(logits.float(), labels[rows], reduction="sum"),
-                states)
+            total = self._sum(self._vocabulary_loss, states, labels)
         return total / labels.numel()
 
     def _with_one_masked(self, history: Tensor, target: Tensor, user: Tensor,
@@ -119,16 +115,12 @@ class GenRecT5(GenerativeRecommender):
         items = self.prompts.fitting(user, items)
         first, last = (items != 0).int().argmax(1), count
         seed = [self.config["seed"], self.epoch]
-        draw = torch.tensor([np.random.default_rng([*seed, number]).random(2) for number in row.tolist()],
-                            device=items.device)
+        draws = np.stack([np.random.default_rng([*seed, number]).random(2) for number in row.tolist()])
+        draw = torch.from_numpy(draws).to(items.device)
         place = first + (draw[:, 0] * (last - first + 1)).long()
         place = torch.where(draw[:, 1] < self.config["last_bias"], last, place)
         masked = items.gather(1, place.unsqueeze(1)).squeeze(1)
         return self.prompts(user, items, place), masked
-
-    def training_flops(self, work: Work) -> float:
-        """FLOPs of that work (see evaluation/cost.py)."""
-        return language_model_flops(self.backbone, work)
 
     # ---------------------------------------------------------------------------------------------- prediction
 

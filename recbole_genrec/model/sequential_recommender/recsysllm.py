@@ -12,9 +12,8 @@ from torch import Tensor
 
 from recbole_genrec.backbone.blanks import FAMILIES
 from recbole_genrec.data.windows import TARGET_ROW
-from recbole_genrec.decoding.exact import score_items
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.cost import Work, language_model_flops
+from recbole_genrec.evaluation.cost import Work
 from recbole_genrec.index import ItemIndex, Material
 from recbole_genrec.index.title import line_break_of
 from recbole_genrec.infilling.blanks import BlankBatch, Sample, collate
@@ -120,14 +119,12 @@ class RecSysLLM(GenerativeRecommender):
         stride = self.config["target_stride"]
         if stride == 1:
             return None
-        user, row = dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW]
-        last = torch.zeros(int(user.max()) + 1, dtype=row.dtype).scatter_reduce(0, user, row, "amax")
-        return ((last[user] - row) % stride == 0).nonzero().squeeze(1)
+        return (self._rows_to_last(dataset) % stride == 0).nonzero().squeeze(1)
 
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` tokens of each sample's behaviours, about: a key to sort by."""
         row = dataset.inter_feat[TARGET_ROW]
-        before = torch.nn.functional.pad(self.index.lengths[self.sequences.item].cumsum(0), (1, 0))
+        before = self._tokens_before(self.sequences)
         begin = torch.maximum(self.sequences.start[row], row - self.config["max_history_items"])
         return (before[row + 1] - before[begin]).clamp(max=self.prompts.max_tokens)
 
@@ -181,9 +178,7 @@ class RecSysLLM(GenerativeRecommender):
                          label.numel(), self.backbone.pairs(batch))
         with self.autocast():
             states = self.backbone.hidden_states(batch)[supervised]
-            total = self.backbone.sum_over_logits(
-                lambda logits, rows: torch.nn.functional.cross_entropy(logits.float(), label[rows], reduction="sum"),
-                states)
+            total = self._sum(self._vocabulary_loss, states, label)
         return total / label.numel()
 
     def _batch(self, samples: list[Sample]) -> BlankBatch:
@@ -191,10 +186,6 @@ class RecSysLLM(GenerativeRecommender):
         if self.config["entity_positions"]:
             batch = self.filler.fill(batch)  # where the samples are made: a GPU would wait for it token by token
         return self.backbone.numbered(batch.to(self.device))
-
-    def training_flops(self, work: Work) -> float:
-        """FLOPs of that work (see evaluation/cost.py)."""
-        return language_model_flops(self.backbone, work)
 
     # ---------------------------------------------------------------------------------------------- prediction
 
@@ -220,7 +211,6 @@ class RecSysLLM(GenerativeRecommender):
             self.prompts.task(history, None, template, None, None if candidates is None else candidates[number])
             for number, history in enumerate(histories)])
 
-    @torch.no_grad()
     def rank_candidates(self, rows: Tensor, candidates: np.ndarray) -> Tensor:
         """Candidate recommendation (paper, Table 9): one of a few listed items comes next.
 
@@ -231,12 +221,7 @@ class RecSysLLM(GenerativeRecommender):
             ``[B, C]`` log-probabilities of the candidates, END included.
         """
         prompts = self.prompts_of([self._history(row) for row in rows.tolist()], candidates)
-        items = torch.from_numpy(candidates).to(self.device)
-        scores = torch.empty(items.shape, device=self.device)
-        for group in prompts.groups():
-            with self.autocast():
-                scores[group] = score_items(self.backbone.start(prompts.rows(group)), self.trie, items[group], "full")
-        return scores
+        return self._score(prompts, torch.from_numpy(candidates).to(self.device), "full")
 
     def describe(self) -> dict:
         return {**super().describe(), "prompt_fingerprint": self.wording.fingerprint, **self.prompts.report(),
