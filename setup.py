@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 version: dict = {}
 exec((HERE / "recbole_genrec" / "version.py").read_text(encoding="utf-8"), version)
 
 PROPERTY_FOLDERS = ["", *sorted(path.name for path in (HERE / "properties").iterdir() if path.is_dir())]
-PACKAGES = ["recbole_genrec", "recbole_genrec.backbone", "recbole_genrec.data", "recbole_genrec.decoding",
-            "recbole_genrec.evaluation", "recbole_genrec.index", "recbole_genrec.infilling", "recbole_genrec.model",
-            "recbole_genrec.model.sequential_recommender", "dataset_converters"]
 
 setup(
     name="recbole-genrec",
@@ -22,7 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=[*PACKAGES, "recbole_genrec.properties"],
+    packages=[*find_packages(include=["recbole_genrec*", "dataset_converters*"]), "recbole_genrec.properties"],
     package_dir={"recbole_genrec.properties": "properties"},
     package_data={"recbole_genrec.properties": [f"{folder}/*.yaml".lstrip("/") for folder in PROPERTY_FOLDERS]},
     install_requires=[

@@ -178,6 +178,10 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
     _, other = trainer.test(test, not masked, show_progress=progress)
     unmasked = other if masked else users
     _write_per_user(run_dir, data.dataset, users)
+    other_prompts, sets = {}, getattr(model, "prompt_sets", ())
+    for model.prompt_set in sets[1:]:
+        other_prompts[model.prompt_set], others = trainer.test(test, masked, show_progress=progress)
+        _write_per_user(run_dir, data.dataset, others, f"per_user.{model.prompt_set}.parquet")
 
     timed = users["tied"].notna()
     untied = users[~users["tied"].fillna(True)]
@@ -200,6 +204,9 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
     if generative:
         record.update(model.describe(), decode=config["decode"], exact_share=exact_share, norm=config["norm"],
                       layout=config["layout"], objective=config["objective"])
+        if sets:
+            model.prompt_set = sets[0]
+            record.update(prompts=sets[0], other_prompts=other_prompts)
         if config["validity_users"]:
             record.update(free_generation(model, test, config["validity_users"]))
     # Last: the memory of the checks is no part of the run's.
@@ -237,15 +244,16 @@ def rank_metrics(rank: pd.Series, topk: list[int]) -> dict[str, float]:
     return result
 
 
-def _write_per_user(run_dir: Path, dataset: GenRecDataset, users: pd.DataFrame) -> None:
-    """``per_user.parquet``: raw ids, so that runs can be compared whatever RecBole's numbering."""
+def _write_per_user(run_dir: Path, dataset: GenRecDataset, users: pd.DataFrame,
+                    name: str = "per_user.parquet") -> None:
+    """Users, lists and ranks by raw ids, so that runs can be compared whatever RecBole's numbering."""
     raw_users = dataset.field2id_token[dataset.uid_field].astype(str)
     raw_items = dataset.field2id_token[dataset.iid_field].astype(str)
     table = users.assign(user=raw_users[users["user"]], target=raw_items[users["target"]],
                          rank=users["rank"].astype("Int64"), topk=[raw_items[row].tolist() for row in users["topk"]])
-    temporary = run_dir / "per_user.parquet.tmp"
+    temporary = run_dir / f"{name}.tmp"
     table.to_parquet(temporary, index=False)
-    temporary.replace(run_dir / "per_user.parquet")
+    temporary.replace(run_dir / name)
 
 
 def _config_yaml(config: Config) -> str:

@@ -26,7 +26,7 @@ COLUMNS = [
     "untied_users", "users", "items_without_title", "items_sharing_title", "decode", "norm", "layout", "objective",
     "epochs_done", "reason", "targets_per_second", "tokens_per_second", "padding_share", "flops_per_target",
     "peak_device_memory_mb", "exact_share", "ablation", "variant",
-    "item_index", "leaky",
+    "item_index", "leaky", "prompts",
 ]
 
 
@@ -106,14 +106,28 @@ def update_leaderboard(output_dir: Path) -> tuple[Path, list[str]]:
     return path, warnings
 
 
+def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a record: itself, and one for each further set of prompts that it was tested with.
+
+    Such a row has the metrics of its own prompts, the same training, and nothing that was measured with the first set
+    alone (unmasked and untied metrics, validity, decoding speed).
+    """
+    rows = [record]
+    for name, metrics in (record.get("other_prompts") or {}).items():
+        shared = {key: value for key, value in record.items() if not _METRIC.fullmatch(key)
+                  and key not in ("valid_rate", "duplicate_rate", "eval_users_per_second", "exact_share")}
+        rows.append({**shared, **metrics, "prompts": name})
+    return rows
+
+
 def leaderboard_csv(records: list[dict[str, Any]]) -> str:
     """The records as CSV text: ``COLUMNS``, then any other metric that a record has; nothing where one has no value."""
     others = sorted({key for record in records for key in record if _METRIC.fullmatch(key)} - set(COLUMNS))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*COLUMNS, *others], extrasaction="ignore", restval="", lineterminator="\n")
     writer.writeheader()
-    for record in records:
-        writer.writerow({key: _cell(value) for key, value in record.items()})
+    for row in (row for record in records for row in rows_of(record)):
+        writer.writerow({key: _cell(value) for key, value in row.items()})
     return text.getvalue()
 
 

@@ -16,7 +16,7 @@ from recbole_genrec.benchmark import config_hash, run
 from recbole_genrec.config import Config
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.registry import get_model
-from recbole_genrec.records import update_leaderboard, writable_folder
+from recbole_genrec.records import rows_of, update_leaderboard, writable_folder
 from recbole_genrec.settings import merge, read_yaml
 from recbole_genrec.validation import check_dataset, check_keys, known_keys
 
@@ -71,9 +71,11 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     if not records:
         return 2
     measured = [f"{metric.lower()}@{k}" for k in settings["topk"] for metric in settings["metrics"]]
-    shown = ["dataset", "model", *(["variant"] if compared else []), "seed", "status", *measured, "train_seconds",
-             "eval_users_per_second"]
-    print(tabulate([[record.get(column) for column in shown] for record in records], headers=shown, floatfmt=".4f"))
+    rows = [row for record in records for row in rows_of(record)]
+    shown = ["dataset", "model", *(["variant"] if compared else []),
+             *(["prompts"] if any(record.get("other_prompts") for record in records) else []), "seed", "status",
+             *measured, "train_seconds", "eval_users_per_second"]
+    print(tabulate([[row.get(column) for column in shown] for row in rows], headers=shown, floatfmt=".4f"))
     print(f"\nrecords: {output_dir / 'runs'}   leaderboard: {output_dir / 'leaderboard.csv'}")
     if compared is not None:
         from recbole_genrec.evaluation.ablation import report

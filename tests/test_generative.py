@@ -14,7 +14,7 @@ from recbole_genrec.benchmark import Data
 from recbole_genrec.evaluation.ranking import HISTORY
 from recbole_genrec.model.registry import OURS, get_model, models_of
 
-MODELS = ["GenRec", "GenRecT5", "RecSysLLM"]
+MODELS = ["GenRec", "GenRecT5", "P5", "RecSysLLM"]
 SETTINGS = {"precision": "fp32", "gpu_id": "", "num_beams": 10}
 
 

@@ -143,7 +143,7 @@ def test_zero_tables_are_the_plain_backbone(dataset, llm):
     prompts = model.prompt_of(data.parts[2].inter_feat[torch.arange(5)])
     answers, _, _ = model.trie.paths(torch.arange(1, 6))
     with torch.no_grad():
-        states = model.backbone.answer_states(prompts, answers)
+        states = model.backbone.forced(prompts, answers[:, :-1])
         core = model.backbone.core
         begin = torch.full_like(answers[:, :1], core.config.decoder_start_token_id)
         logits = core(input_ids=prompts.tokens, attention_mask=prompts.mask.long(),

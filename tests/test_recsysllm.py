@@ -20,7 +20,8 @@ from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.exact import score_catalogue
 from recbole_genrec.errors import UserError
 from recbole_genrec.infilling.builder import History
-from recbole_genrec.infilling.templates import Template, Wording
+from recbole_genrec.infilling.wording import Wording
+from recbole_genrec.template import Template
 from recbole_genrec.model.sequential_recommender.recsysllm import RecSysLLM
 
 LLMS = ["tiny-glm", "tiny-llama", "tiny-t5"]
@@ -423,7 +424,7 @@ def test_unseen_templates_are_never_trained_on(dataset):
     for epoch in range(3):
         model.epoch = epoch
         assert not any(marker in text_of(model, model.sample(row).tokens) for row in rows_of_training(data))
-    model.config["prompt_eval"] = "unseen"
+    model.prompt_set = "unseen"
     assert all(marker in text_of(model, row) for row in model.prompt_of(some_users(data)).tokens)
 
 

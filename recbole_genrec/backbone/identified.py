@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
-from recbole_genrec.masked import MaskedBatch
+from recbole_genrec.encoder_texts.masked import MaskedBatch
 
 
 class IdentifiedBackbone(Seq2SeqBackbone):
@@ -16,7 +16,6 @@ class IdentifiedBackbone(Seq2SeqBackbone):
     training never sees keeps its zeros. They are trained whole, under LoRA too.
     """
 
-    lora_targets = ("q", "v", "q_proj", "v_proj")
     extra_tokens = ("<extra_id_0>",)  # the mask of vocabularies that have no mask token
 
     def __init__(self, model: nn.Module):
@@ -32,7 +31,3 @@ class IdentifiedBackbone(Seq2SeqBackbone):
     def encoder_inputs(self, prompts: MaskedBatch) -> Tensor:
         embedded = super().encoder_inputs(prompts)
         return embedded if self.users is None else embedded + self.users(prompts.user) + self.items(prompts.item)
-
-    def answer_states(self, prompts: MaskedBatch, answers: Tensor) -> Tensor:
-        """``[B, L, d]`` states that predict the ``[B, L]`` tokens of the answers."""
-        return self.forced(prompts, answers[:, :-1])

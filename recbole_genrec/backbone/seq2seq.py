@@ -18,7 +18,7 @@ class Seq2SeqBackbone(Backbone):
 
     kind = "seq2seq"
     auto = AutoModelForSeq2SeqLM
-    lora_targets = ("q", "v")
+    lora_targets = ("q", "v", "q_proj", "v_proj")  # T5's and BART's names
     lora_task = "SEQ_2_SEQ_LM"
     #: Relative positions have no end, and every layer looks at everything.
     max_positions = window = None

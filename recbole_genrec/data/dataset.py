@@ -38,15 +38,16 @@ class Sequences:
     time: Tensor
     start: Tensor
 
-    def history(self, rows: Tensor) -> Tensor:
-        """Everything the user did before each row, not only the last MAX_ITEM_LIST_LENGTH items.
+    def history(self, rows: Tensor, longest: int | None = None) -> Tensor:
+        """What the user did before each row.
 
         Args:
             rows: ``[B]`` target rows.
+            longest: of the history, the newest so many; None: everything, not only the last MAX_ITEM_LIST_LENGTH.
         Returns:
             ``[B, H]`` item ids, oldest first, 0 after the end.
         """
-        start = self.start[rows]
+        start = self.start[rows] if longest is None else torch.maximum(self.start[rows], rows - longest)
         length = rows - start
         column = torch.arange(int(length.max()) if len(rows) else 0)
         inside = column < length.unsqueeze(1)

@@ -61,6 +61,10 @@ class GenerativeRecommender(SequentialRecommender):
         self.prompts = self.make_prompts(dataset)
         self.dtype = compute_dtype(config)
         self.topk = max(config["topk"])
+        chosen = config["prompt_eval"]
+        #: Sets of prompts to evaluate, the one of validation first; none for a model that has no such sets.
+        self.prompt_sets = () if chosen is None else ("seen", "unseen") if chosen == "both" else (chosen,)
+        self.prompt_set = self.prompt_sets[0] if self.prompt_sets else None
         self.lists = self.exact_lists = 0  # decoded so far, and those of them that are proven exact
         self._check_fit()
 
@@ -124,6 +128,10 @@ class GenerativeRecommender(SequentialRecommender):
     def training_flops(self, work: Work) -> float:
         """FLOPs of that work (see evaluation/cost.py)."""
         return language_model_flops(self.backbone, work)
+
+    def _every(self, dataset, stride: int) -> Tensor | None:
+        """``[M]`` one of every ``stride`` training samples of a user, counted back from the last; None for all."""
+        return None if stride == 1 else (self._rows_to_last(dataset) % stride == 0).nonzero().squeeze(1)
 
     def _rows_to_last(self, dataset) -> Tensor:
         """``[N]`` int64 how many rows after each training sample's target its user's last one stands."""

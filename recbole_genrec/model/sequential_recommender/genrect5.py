@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from recbole_genrec.backbone.identified import IdentifiedBackbone
 from recbole_genrec.data.windows import TARGET_ROW
+from recbole_genrec.encoder_texts.masked import MaskedBatch, MaskedTexts
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.cost import Work
-from recbole_genrec.index import ItemIndex, Material
-from recbole_genrec.masked import MaskedBatch, MaskedTexts
-from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
+from recbole_genrec.model.sequential_recommender.encoder_decoder import EncoderDecoderRecommender
 
 STAGES = ("pretrain", "finetune", "both")
 
 
-class GenRecT5(GenerativeRecommender):
+class GenRecT5(EncoderDecoderRecommender):
     r"""An encoder reads user and items, one of them masked; a decoder writes the masked one.
 
     * Pre-training: ``U, s_1 .. s_{n-2}`` with one uniformly drawn item replaced by the mask, drawn anew each epoch; the
@@ -38,22 +34,14 @@ class GenRecT5(GenerativeRecommender):
     """
 
     families = {IdentifiedBackbone.kind: IdentifiedBackbone}
-    lead = " "
 
     @classmethod
     def check_config(cls, config) -> None:
         super().check_config(config)
         if config["train_stage"] not in STAGES:
             raise UserError(f"train_stage={config['train_stage']!r} is not one of {', '.join(STAGES)}")
-
-    def read_wording(self, config, dataset) -> list[str]:
-        # Users are numbered by chance: no number tells when one came.
-        order = np.random.default_rng(config["seed"]).permutation(dataset.user_num - 1) + 1
-        self.user_texts = ["", *(f"user_{number}" for number in order.tolist())]
-        return self.user_texts[1:]
-
-    def make_index(self, material: Material) -> ItemIndex:
-        return super().make_index(replace(material, terminator=self.tokenizer.eos_token_id, lead=self.lead))
+        if config["last_only"] and config["target_stride"] != 1:
+            raise UserError(f"target_stride={config['target_stride']} has no say where last_only=true: leave one out")
 
     def make_prompts(self, dataset) -> MaskedTexts:
         mask = self.tokenizer.mask_token_id
@@ -62,12 +50,10 @@ class GenRecT5(GenerativeRecommender):
         if mask is None or mask == self.tokenizer.unk_token_id:
             raise UserError(f"--llm={self.config['llm']}: its tokenizer has neither a mask nor a sentinel <extra_id_0>")
         self.backbone.add_tables(len(self.user_texts), self.n_items)
-        users = [[], *self.tokenizer(self.user_texts[1:], add_special_tokens=False)["input_ids"]]
         begin = self.tokenizer.bos_token_id if self.tokenizer.mask_token_id is not None else None  # BART's
         stage = self.config["train_stage"]
         self.train_stage = "pretrain" if stage == "both" else stage
-        self.epoch = 0
-        return MaskedTexts(self.index, users, begin, self.tokenizer.eos_token_id, mask,
+        return MaskedTexts(self.index, self.user_tokens, begin, self.tokenizer.eos_token_id, mask,
                            self.config["max_prompt_tokens"]).to(self.device)
 
     # ------------------------------------------------------------------------------------------------ training
@@ -77,35 +63,21 @@ class GenRecT5(GenerativeRecommender):
         return (self._rows_to_last(dataset) == 0).nonzero().squeeze(1)
 
     def training_rows(self, dataset) -> Tensor | None:
-        """All samples, or the last of each user."""
+        """Samples of each user: in fine-tuning those of ``target_stride``, or the last alone."""
         if self.config["train_stage"] == "pretrain" or self.config["last_only"]:
             return self.pretraining_rows(dataset)
-        return None
-
-    def training_lengths(self, dataset) -> Tensor:
-        """``[N]`` tokens of each sample's items: a key to sort by."""
-        sequences, row = dataset.sequences, dataset.inter_feat[TARGET_ROW]
-        before = self._tokens_before(sequences)
-        return before[row + 1] - before[torch.maximum(sequences.start[row], row - self.max_seq_length)]
+        return super().training_rows(dataset)
 
     def calculate_loss(self, interaction) -> Tensor:
-        """Mean negative log-likelihood of the target's tokens and their end; scalar."""
-        history, target, user = interaction[self.ITEM_SEQ], interaction[self.ITEM_ID], interaction[self.USER_ID]
+        """Mean negative log-likelihood of the masked item's tokens and their end; scalar."""
+        user = interaction[self.USER_ID]
         if self.train_stage == "pretrain":
-            prompts, target = self._with_one_masked(history, target, user, interaction[TARGET_ROW])
+            prompts, target = self._with_one_masked(interaction[self.ITEM_SEQ], interaction[self.ITEM_ID], user,
+                                                    interaction[TARGET_ROW])
         else:
+            _, history, target = self.drawn(interaction)
             prompts = self.prompts(user, self.prompts.fitting(user, history))
-        answers, _, length = self.trie.paths(target)
-        told = torch.arange(answers.size(1), device=answers.device) < length.unsqueeze(1)
-        labels = answers[told]
-        encoded, decoded = prompts.lengths, length
-        self.work = Work(len(target), labels.numel(), encoded.sum() + decoded.sum(),
-                         prompts.tokens.numel() + answers.numel(), labels.numel(),
-                         (encoded * encoded + encoded * decoded + decoded * (decoded + 1) // 2).sum())
-        with self.autocast():
-            states = self.backbone.answer_states(prompts, answers)[told]
-            total = self._sum(self._vocabulary_loss, states, labels)
-        return total / labels.numel()
+        return self.answer_loss(prompts, target)
 
     def _with_one_masked(self, history: Tensor, target: Tensor, user: Tensor,
                          row: Tensor) -> tuple[MaskedBatch, Tensor]:
@@ -114,9 +86,7 @@ class GenRecT5(GenerativeRecommender):
         items = torch.nn.functional.pad(history, (0, 1)).scatter(1, count.unsqueeze(1), target.unsqueeze(1))
         items = self.prompts.fitting(user, items)
         first, last = (items != 0).int().argmax(1), count
-        seed = [self.config["seed"], self.epoch]
-        draws = np.stack([np.random.default_rng([*seed, number]).random(2) for number in row.tolist()])
-        draw = torch.from_numpy(draws).to(items.device)
+        draw = self.draws(row, 2).to(items.device)
         place = first + (draw[:, 0] * (last - first + 1)).long()
         place = torch.where(draw[:, 1] < self.config["last_bias"], last, place)
         masked = items.gather(1, place.unsqueeze(1)).squeeze(1)
@@ -127,7 +97,7 @@ class GenRecT5(GenerativeRecommender):
     def prompt_of(self, interaction) -> MaskedBatch:
         """The text of each row: its user, its ``item_id_list``, the mask."""
         history = interaction[self.ITEM_SEQ]
-        user = interaction[self.USER_ID] if self.USER_ID in interaction else torch.zeros_like(history[:, 0])
+        user = self.user_of(interaction)
         return self.prompts(user, self.prompts.fitting(user, history))
 
     def describe(self) -> dict:

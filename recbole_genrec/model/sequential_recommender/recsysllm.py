@@ -21,7 +21,7 @@ from recbole_genrec.infilling.builder import Builder, History
 from recbole_genrec.infilling.features import Features
 from recbole_genrec.infilling.masks import MaskRule
 from recbole_genrec.infilling.positions import EntityPositions, pool
-from recbole_genrec.infilling.templates import Wording
+from recbole_genrec.infilling.wording import Wording
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
 
 
@@ -116,10 +116,7 @@ class RecSysLLM(GenerativeRecommender):
         Which of the ``target_stride`` items is the target is drawn anew each epoch (see :meth:`sample`), so no item
         is left out for good.
         """
-        stride = self.config["target_stride"]
-        if stride == 1:
-            return None
-        return (self._rows_to_last(dataset) % stride == 0).nonzero().squeeze(1)
+        return self._every(dataset, self.config["target_stride"])
 
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` tokens of each sample's behaviours, about: a key to sort by."""
@@ -205,7 +202,7 @@ class RecSysLLM(GenerativeRecommender):
 
     def prompts_of(self, histories: list[History], candidates: np.ndarray | None = None) -> BlankBatch:
         """The prompts of evaluation; ``[B, C]`` candidates, where given, are listed in them."""
-        part = self.wording.tasks if self.config["prompt_eval"] == "seen" else self.wording.unseen
+        part = self.wording.tasks if self.prompt_set == "seen" else self.wording.unseen
         template = part["sequential" if candidates is None else "candidates"][0]
         return self._batch([
             self.prompts.task(history, None, template, None, None if candidates is None else candidates[number])

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recbole_genrec.encoder_texts.segments import SegmentTable
 from recbole_genrec.index import ItemIndex
-from recbole_genrec.prompt import Rows, lay_out, newest_that_fit
+from recbole_genrec.prompt import Rows, lay_out
 
 
 @dataclass
@@ -28,7 +29,7 @@ class MaskedBatch(Rows):
     item: Tensor
 
 
-class MaskedTexts:
+class MaskedTexts(SegmentTable):
     """Lays out texts from item ids.
 
     Args:
@@ -42,32 +43,13 @@ class MaskedTexts:
 
     def __init__(self, index: ItemIndex, users: list[list[int]], begin: int | None, end: int | None, mask: int,
                  max_tokens: int):
-        pieces = [*users, [] if begin is None else [begin], [] if end is None else [end], [mask]]
-        items = torch.ones_like(index.tokens, dtype=torch.bool)
-        items[index.offsets[1:][index.lengths > 0] - 1] = False  # the terminators
-        extra = torch.tensor([token for piece in pieces for token in piece], dtype=torch.int64)
-        self.tokens = torch.cat([index.tokens[items], extra])
-        self.length = torch.cat([(index.lengths - 1).clamp(min=0), torch.tensor([len(piece) for piece in pieces])])
-        self.begin = self.length.cumsum(0) - self.length
-        self.n_items, self.n_users = index.n_items, len(users)
-        self.opening, self.ending, self.mask = (self.n_items + self.n_users + place for place in range(3))
-        users_most = int(self.length[self.n_items:self.opening].max())
-        self.max_tokens = max(max_tokens, users_most + int(self.length[:self.n_items].max()) + 3)
-
-    @property
-    def largest_token(self) -> int:
-        """Largest token id in any text."""
-        return int(self.tokens.max())
-
-    def to(self, device: torch.device) -> "MaskedTexts":
-        """Move the tables to the device on which texts are made (in place)."""
-        self.tokens, self.length, self.begin = (part.to(device) for part in (self.tokens, self.length, self.begin))
-        return self
+        super().__init__(index, users, [[] if begin is None else [begin], [] if end is None else [end], [mask]])
+        self.opening, self.ending, self.mask = (self.first_piece + place for place in range(3))
+        self.max_tokens = max(max_tokens, self.longest_user + self.longest_item + 3)
 
     def fitting(self, user: Tensor, items: Tensor) -> Tensor:
         """``[B, L]`` items, 0 where one is dropped so that the text fits with a mask added to it."""
-        room = self.max_tokens - self.length[self.n_items + user] - 3
-        return newest_that_fit(items, self.length, room.unsqueeze(1))
+        return self.newest(user, items, self.max_tokens - 3)
 
     def __call__(self, user: Tensor, items: Tensor, masked: Tensor | None = None) -> MaskedBatch:
         """The texts.

@@ -1,0 +1,50 @@
+"""Sets of prompts of the sequential task: those that are trained on, and those kept from training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from recbole_genrec.errors import UserError
+from recbole_genrec.prompt import read_prompt
+from recbole_genrec.template import Template
+
+
+@dataclass(frozen=True)
+class PromptSets:
+    """All templates of a file.
+
+    Attributes:
+        seen: drawn at random in training; the first is that of evaluation.
+        unseen: never trained on; the first is that of evaluation.
+        separator: text between two items of a history.
+        fingerprint: hash of all wording.
+    """
+
+    seen: list[Template]
+    unseen: list[Template]
+    separator: str
+    fingerprint: str
+
+    @classmethod
+    def load(cls, name: str, domain: str | None) -> "PromptSets":
+        """Read ``properties/prompt/<name>.yaml`` and fill in the words of the data set's domain.
+
+        Raises:
+            UserError: no such file, one without these sets, or a template without its slots.
+        """
+        content, words = read_prompt(name, domain)
+        if not all(isinstance(content.get(part), list) and content[part] for part in ("seen", "unseen")):
+            raise UserError(f"prompt={name} has no lists 'seen' and 'unseen': it is of another model's form")
+        seen, unseen = ([Template.parse(text, words, {"user", "history"}) for text in content[part]]
+                        for part in ("seen", "unseen"))
+        wording = json.dumps([content["version"], content["seen"], content["unseen"], content["separator"], words],
+                             sort_keys=True)
+        return cls(seen, unseen, content["separator"], hashlib.sha256(wording.encode()).hexdigest()[:16])
+
+    def texts(self) -> list[str]:
+        """Every piece of text in any template, and the separator."""
+        pieces = [content for template in (*self.seen, *self.unseen) for is_slot, content in template.pieces
+                  if not is_slot]
+        return [*pieces, self.separator]
