@@ -34,7 +34,8 @@ class P5(EncoderDecoderRecommender):
 
     def read_wording(self, config, dataset) -> list[str]:
         self.wording = PromptSets.load(config["prompt"], (config["about"] or {}).get("domain"))
-        return [*super().read_wording(config, dataset), *self.wording.texts()]
+        # Every sample has these words: told often, each becomes one token of a scratch backbone's vocabulary.
+        return [*super().read_wording(config, dataset), *self.wording.texts() * 100]
 
     def make_prompts(self, dataset) -> WholeWordTexts:
         wording = self.wording
