@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Iterable
 
 from recbole_genrec.errors import UserError, did_you_mean
-from recbole_genrec.settings import property_file, property_names, read_yaml
+from recbole_genrec.settings import named_file, read_yaml
 
 #: What the YAML may hold, and of what kind; the last three may be missing.
 _KEYS = {"description": str, "models": list, "variants": dict, "needs": str, "x": str, "skip": dict}
@@ -88,11 +87,7 @@ def read_ablation(name: str) -> Ablation:
     Raises:
         UserError: no such ablation, or a YAML that does not say what it should.
     """
-    own = name.endswith((".yaml", ".yml"))
-    path, known = Path(name).expanduser() if own else property_file("ablation", name), property_names("ablation")
-    if not own and name not in known:
-        raise UserError(f"unknown ablation '{name}'" + (did_you_mean(name, known) or "; known: " + ", ".join(known)
-                                                        + "; or give a YAML file"))
+    path = named_file("ablation", name)
     content = read_yaml(path)
     name = path.stem
 

@@ -8,31 +8,54 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from recbole_genrec.errors import UserError, did_you_mean
+from recbole_genrec.errors import UserError
 from recbole_genrec.index import ItemIndex
-from recbole_genrec.settings import property_file, property_names, read_yaml
+from recbole_genrec.settings import named_file, read_yaml
 
 
-def read_prompt(name: str, domain: str | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """``properties/prompt/<name>.yaml``, and its words for a data set's domain.
+def read_prompt(name: str, domain: str | None, form: dict[str, type]) -> tuple[dict[str, Any], dict[str, str]]:
+    """``properties/prompt/<name>.yaml`` or a YAML file of the user's own, and its words for a data set's domain.
+
+    Args:
+        name: of the prompt, or a file's path.
+        domain: ``about: domain:`` of the data set.
+        form: what a model reads there: key -> ``str`` or ``list`` (of texts, at least one) or ``dict``.
+    Raises:
+        UserError: no such prompt, or one of another form.
+    """
+    content = read_yaml(named_file("prompt", name))
+    for key, kind in form.items():
+        value = content.get(key)
+        if not isinstance(value, kind) or not value and kind is list or \
+                kind is list and not all(isinstance(text, str) for text in value):
+            raise UserError(f"prompt={name} has no {_FORMS[kind]} '{key}': is it of another model's form?")
+    domains = content.get("domains") or {}
+    words = domains.get(domain, domains.get("default", {})) if isinstance(domains, dict) else None
+    if not isinstance(words, dict) or not all(isinstance(word, str) for word in words.values()):
+        raise UserError(f"prompt={name}: 'domains' must say for each domain which text a word stands for")
+    return content, words
+
+
+_FORMS = {str: "text", list: "list of texts", dict: "mapping"}
+
+
+def filled(text: str, words: dict[str, str]) -> str:
+    """``text`` with each ``{word}`` replaced.
 
     Raises:
-        UserError: no such prompt.
+        UserError: a word that there is not, or braces that do not match.
     """
-    path = property_file("prompt", name)
-    if not os.path.isfile(path):
-        names = property_names("prompt")
-        hint = did_you_mean(name, names) or f"; prompts: {', '.join(names)}"
-        raise UserError(f"unknown prompt '{name}'{hint}")
-    content = read_yaml(path)
-    return content, content["domains"].get(domain, content["domains"]["default"])
+    try:
+        return text.format(**words)
+    except (LookupError, ValueError, AttributeError):
+        known = ", ".join(words) or "nothing: it has no words for this domain"
+        raise UserError(f"prompt {text!r}: what stands between braces must be one of {known}") from None
 
 
 @dataclass
@@ -54,13 +77,13 @@ class PromptTemplate:
         """Read ``properties/prompt/<name>.yaml`` and fill in the words of the data set's domain.
 
         Raises:
-            UserError: no such prompt.
+            UserError: no such prompt, or none of this form.
         """
-        content, words = read_prompt(name, domain)
-        prefixes = [content["prefix"].format(instruction=instruction.format(**words))
+        content, words = read_prompt(name, domain, {"instructions": list, "prefix": str, "suffix": str})
+        prefixes = [filled(content["prefix"], {"instruction": filled(instruction, words)})
                     for instruction in content["instructions"]]
         suffix = content["suffix"] if with_suffix else ""
-        wording = json.dumps([content["version"], prefixes, suffix])
+        wording = json.dumps([content.get("version"), prefixes, suffix])
         return cls(prefixes, suffix, hashlib.sha256(wording.encode()).hexdigest()[:16])
 
 

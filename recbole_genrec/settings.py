@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from recbole_genrec.errors import UserError
+from recbole_genrec.errors import UserError, did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -28,6 +28,21 @@ def property_file(kind: str, name: str) -> Path:
 def property_names(kind: str) -> list[str]:
     """Names for which ``properties/<kind>/<name>.yaml`` exists, sorted."""
     return sorted(path.stem for path in (properties_dir() / kind).glob("*.yaml"))
+
+
+def named_file(kind: str, name: str) -> Path:
+    """The YAML file that a name stands for: one of ``properties/<kind>/``, or, with its ending, one of the user's own.
+
+    Raises:
+        UserError: no such name; the nearest is given.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).expanduser()
+    known = property_names(kind)
+    if name not in known:
+        raise UserError(f"unknown {kind} '{name}'" + (did_you_mean(name, known) or "; known: " + ", ".join(known)
+                                                     + "; or give a YAML file"))
+    return property_file(kind, name)
 
 
 class _Loader(yaml.SafeLoader):

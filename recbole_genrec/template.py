@@ -34,7 +34,11 @@ class Template:
             UserError: an unknown name, or not just those slots.
         """
         pieces: list[tuple[bool, str]] = []
-        for literal, name, _, _ in string.Formatter().parse(text):
+        try:
+            parsed = list(string.Formatter().parse(text))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"template {text!r}: {error}") from None
+        for literal, name, _, _ in parsed:
             if literal:
                 pieces.append((False, literal))
             if name in SLOTS:

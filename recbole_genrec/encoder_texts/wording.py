@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from recbole_genrec.errors import UserError
 from recbole_genrec.prompt import read_prompt
 from recbole_genrec.template import Template
 
@@ -34,12 +33,10 @@ class PromptSets:
         Raises:
             UserError: no such file, one without these sets, or a template without its slots.
         """
-        content, words = read_prompt(name, domain)
-        if not all(isinstance(content.get(part), list) and content[part] for part in ("seen", "unseen")):
-            raise UserError(f"prompt={name} has no lists 'seen' and 'unseen': it is of another model's form")
+        content, words = read_prompt(name, domain, {"seen": list, "unseen": list, "separator": str})
         seen, unseen = ([Template.parse(text, words, {"user", "history"}) for text in content[part]]
                         for part in ("seen", "unseen"))
-        wording = json.dumps([content["version"], content["seen"], content["unseen"], content["separator"], words],
+        wording = json.dumps([content.get("version"), content["seen"], content["unseen"], content["separator"], words],
                              sort_keys=True)
         return cls(seen, unseen, content["separator"], hashlib.sha256(wording.encode()).hexdigest()[:16])
 

@@ -10,6 +10,7 @@ from recbole_genrec.errors import UserError
 from recbole_genrec.prompt import read_prompt
 from recbole_genrec.template import Template
 
+
 @dataclass(frozen=True)
 class Wording:
     """All templates of a file.
@@ -36,16 +37,18 @@ class Wording:
         Raises:
             UserError: no such file, or one that is no wording of texts with blanks.
         """
-        content, words = read_prompt(name, domain)
-        if "infill" not in content:
-            raise UserError(f"prompt={name} has no 'infill' text: it is of another model's form")
+        content, words = read_prompt(name, domain, {"infill": str, **dict.fromkeys(cls.FAMILIES, dict)})
         families = {family: content[family] for family in cls.FAMILIES}
+        for family, texts in families.items():
+            for part in ("seen", "unseen"):
+                if not isinstance(texts.get(part), list) or not texts[part]:
+                    raise UserError(f"prompt={name}: '{family}' has no list of texts '{part}'")
 
         def parsed(part: str) -> dict[str, list[Template]]:
             return {family: [Template.parse(text, words, cls.FAMILIES[family]) for text in texts[part]]
                     for family, texts in families.items()}
 
-        wording = json.dumps([content["version"], content["infill"], families, words], sort_keys=True)
+        wording = json.dumps([content.get("version"), content["infill"], families, words], sort_keys=True)
         return cls(Template.parse(content["infill"], words, {"user", "history"}), parsed("seen"), parsed("unseen"),
                    hashlib.sha256(wording.encode()).hexdigest()[:16])
 
