@@ -1,4 +1,4 @@
-"""Lists of the models on an encoder-decoder against Hugging Face's ``generate``, what they add to the encoder included."""
+"""P5 and GenRecT5 on T5 and BART: lists equal those of ``generate``, tables included; pre-trained folders with LoRA."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_helpers import config_of, random_interactions, write_dataset
+from conftest import tiny_model
+from data_helpers import config_of, random_interactions, records, write_dataset
+from safetensors.torch import load_file
 
+from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
+from recbole_genrec.cli import main
+from recbole_genrec.errors import UserError
 
 BEAMS = 12
 
@@ -64,3 +69,42 @@ def test_constrained_beams_are_those_of_generate(dataset, name, index, llm):
     items, scores = by_generate(model, model.prompt_of(users))
     assert ranking.items.tolist() == [row[:10] for row in items]
     torch.testing.assert_close(ranking.scores, scores[:, :10], atol=1e-4, rtol=0)
+
+
+# ---------------------------------------------------------------------------------------- pre-trained, with LoRA
+
+@pytest.fixture(scope="module", params=["t5", "bart"])
+def checkpoint(request, tmp_path_factory) -> Path:
+    """A small model and its tokenizer in a folder, as the hub's are."""
+    folder = tmp_path_factory.mktemp(request.param)
+    extra = ["<extra_id_0>"] if request.param == "t5" else ["<mask>"]
+    tokenizer = train_tokenizer([f"The i{n} story , user_{n}" for n in range(100)], 300, extra)
+    if request.param == "bart":
+        tokenizer.mask_token = "<mask>"
+    tokenizer.save_pretrained(folder)
+    tiny_model(request.param, vocab=len(tokenizer)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["GenRecT5", "P5"])
+def test_a_folder_is_adapted_by_lora_and_its_tables_are_trained_whole(dataset, checkpoint, tmp_path, name):
+    assert main(["run", f"--model={name}", "--dataset=tiny", f"--config_files={dataset}", f"--llm={checkpoint}",
+                 "--epochs=2", "--train_batch_size=16", "--validity_users=4", "--max_prompt_tokens=100",
+                 "--lora_r=2", f"--output_dir={tmp_path}"]) == 0
+    record, = records(tmp_path)
+    assert record["status"] == "ok" and record["backbone"] == str(checkpoint)
+    folder = tmp_path / "runs" / record["run_id"] / "model"
+    adapter, tables = load_file(folder / "adapter_model.safetensors"), load_file(folder / "additions.safetensors")
+    assert adapter and all("lora_" in key for key in adapter) and not (folder / "model.safetensors").exists()
+    assert all(table.abs().sum() > 0 for table in tables.values())
+    assert set(tables) == ({"users.weight", "items.weight"} if name == "GenRecT5" else {"words.weight"})
+    trained = sum(weight.numel() for weight in (*adapter.values(), *tables.values()))
+    assert record["trainable_parameters"] == trained < record["total_parameters"]
+
+
+def test_a_text_longer_than_barts_positions_is_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match="takes 1024 tokens, but a prompt of max_prompt_tokens=1100"):
+        config = config_of(dataset, "P5", gpu_id="", llm="tiny-bart", max_prompt_tokens=1100)
+        config.model_class(config, Data.load(config).parts[0])
+    config = config_of(dataset, "P5", gpu_id="", llm="tiny-t5", max_prompt_tokens=1100)
+    config.model_class(config, Data.load(config).parts[0])

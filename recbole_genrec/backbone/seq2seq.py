@@ -20,8 +20,7 @@ class Seq2SeqBackbone(Backbone):
     auto = AutoModelForSeq2SeqLM
     lora_targets = ("q", "v", "q_proj", "v_proj")  # T5's and BART's names
     lora_task = "SEQ_2_SEQ_LM"
-    #: Relative positions have no end, and every layer looks at everything.
-    max_positions = window = None
+    window = None  # every layer looks at everything
 
     @torch.no_grad()
     def check(self) -> None:
@@ -49,6 +48,12 @@ class Seq2SeqBackbone(Backbone):
         hidden = Seq2SeqBackbone.start(self, prompts).push(answer, visible[None], torch.arange(3, device=device)[None])
         self._refuse_unless_equal(hidden, expected)
         self.train(training)
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens that the encoder has positions for (BART); None: relative positions have no end (T5)."""
+        table = getattr(self.core.get_encoder(), "embed_positions", None)
+        return None if table is None else self.core.config.max_position_embeddings
 
     def compile_layers(self) -> None:
         """Nothing is compiled: the blocks run one by one."""
