@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -402,7 +403,17 @@ def test_a_model_runs_with_any_index(dataset, tmp_path, model, index):
     assert (row["item_index"], row["leaky"]) == (index, "False")
 
 
-def test_a_leaky_run_says_so_everywhere(dataset, tmp_path, caplog):
+def test_a_leaky_run_says_so_everywhere(dataset, tmp_path, caplog, capsys):
+    (tmp_path / "leak.yaml").write_text("{description: d, models: [GenRec], variants: {dealt: {item_index: shuffled_id},"
+                                        " met: {item_index: sequential}}}")
+    assert run(dataset, tmp_path, "GenRec", "title", f"--ablation={tmp_path / 'leak.yaml'}") == 0
+    printed = capsys.readouterr().out
+    assert "leaky" in printed.splitlines()[0]
+    dealt, met = (next(line for line in (tmp_path / "ablations/leak-GenRec-tiny.md").read_text().splitlines()
+                       if line.startswith(f"| {variant}")) for variant in ("dealt", "met"))
+    assert "LEAKY" in met and "LEAKY" not in dealt
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "leaderboard.csv").unlink()
     assert run(dataset, tmp_path, "GenRec", "sequential") == 0
     record, = records(tmp_path)
     row, = rows_of(tmp_path / "leaderboard.csv")

@@ -244,6 +244,7 @@ def _good(record: dict[str, Any]) -> bool:
 def _row(variant: str, settings: dict, good: dict[int, dict], bad: dict[int, dict], skipped: str | None) -> Row:
     found = [good[seed] for seed in sorted(good)]
     said = ["ok"] if found else []
+    said += ["LEAKY: its item index gives test items away"] * any(record.get("leaky") for record in found)
     said += [f"seed {seed} {record.get('status')}: {record.get('reason')}" for seed, record in sorted(bad.items())
              if seed not in good]
     if not said:
