@@ -291,3 +291,22 @@ def test_other_values_are_refused_in_one_line(capsys, dataset, tmp_path, monkeyp
     assert main(["run", "--model=GenRec", f"--dataset={NAME}", f"--config_files={dataset}", f"--{setting}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and setting.split("=")[0] in error
+
+
+@pytest.mark.parametrize("learner", ["adam", "adamw"])
+def test_the_fast_form_of_an_optimizer_takes_the_same_steps(dataset, tmp_path, learner):
+    config = config_of(dataset, "GenRec", gpu_id="", precision="fp32", learner=learner)
+    data = Data.load(config)
+    model = GenRec(config, data.parts[0])
+    slow = copy.deepcopy(model)
+    ours = GenRecTrainer(config, model, data.dataset, tmp_path / "model").optimizer
+    theirs = type(ours)(slow.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"], fused=False)
+    assert all(group["fused"] for group in ours.param_groups)
+    batch = data.parts[0].inter_feat[torch.arange(8)].gather()
+    for _ in range(3):
+        for one, optimizer in ((model, ours), (slow, theirs)):
+            optimizer.zero_grad()
+            one.calculate_loss(batch).backward()
+            optimizer.step()
+    for one, other in zip(model.parameters(), slow.parameters()):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
@@ -16,8 +17,14 @@ class WholeWordBackbone(Seq2SeqBackbone):
         self.words = None
 
     def add_table(self, words: int) -> None:
-        """Make the table: standard normal as in P5's code, but for row 0 (no word), which is and stays zero."""
+        """Make the table: normal, as in P5's code, and no wider than the tokens' own, beside which it would drown them.
+
+        Row 0 (no word) is and stays zero.
+        """
+        width = min(1.0, self.core.get_input_embeddings().weight.std().item())
         self.words = nn.Embedding(words, self.core.config.d_model, padding_idx=0)
+        with torch.no_grad():
+            self.words.weight *= width
 
     def encoder_inputs(self, prompts: WholeWordBatch) -> Tensor:
         embedded = super().encoder_inputs(prompts)
