@@ -202,7 +202,7 @@ def _cells(row: Mapping[str, Any], percent: bool) -> tuple[Cells, list[str]]:
         kind, k, _ = parse_metric(name)
         cell = Cell(float(number) / scale, half)
         other = cells.setdefault((kind, k), cell)
-        if max(cell.low, other.low) > min(cell.high, other.high) + _NOISE:
+        if other is not cell and max(cell.low, other.low) > min(cell.high, other.high) + _NOISE:
             broken.append(f"{name} = {cell.value:.6g} and another {kind}@{k} = {other.value:.6g} differ")
     if ("hit", 1) in cells:  # the same number by definition
         cells.setdefault(("ndcg", 1), cells["hit", 1])
