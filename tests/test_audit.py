@@ -150,7 +150,7 @@ def test_every_run_is_audited(tmp_path, monkeypatch):
     assert record["audit"] == "ok" and main(["audit", "out/leaderboard.csv"]) == 0
     record["ndcg@5"] = record["hit@5"] + 0.1
     assert "ndcg@5" in of_record(record)
-    assert of_record({"other_prompts": {"unseen": {"hit@5": 0.1, "ndcg@5": 0.2}}}).startswith("unseen prompts: ndcg@5")
+    assert of_record({"other_prompts": {"unseen": {"hit@5": 0.125, "ndcg@5": 0.25}}}).startswith("unseen prompts: ndcg@5")
 
 
 # ---------------------------------------------------------------------------------------------------------- the command

@@ -249,15 +249,20 @@ def audit_table(path: str | Path) -> pd.DataFrame:
     header, rows = read_table(path)
     first = next(index for index, name in enumerate(header) if parse_metric(name))
     naming = ["run_id"] if "run_id" in header else header[:first]
-    judged, number = [], 0
-    try:
-        percent = any(is_percent(name, value) for number, row in enumerate(rows, 1) for name, value in row.items())
+    def each(question) -> list:
+        answers = []
         for number, row in enumerate(rows, 1):
-            label = " ".join(filter(None, (row[name].strip() for name in naming))) or f"row {number}"
-            judged.append((label, judge(row, percent)))
-    except UserError as error:
-        raise UserError(f"row {number} of {path}: {error}") from None
-    return pd.DataFrame([_verdict(row=label, broken=broken) for label, broken in judged])
+            try:
+                answers.append(question(row))
+            except UserError as error:
+                raise UserError(f"row {number} of {path}: {error}") from None
+        return answers
+
+    percent = any(each(lambda row: any(is_percent(name, value) for name, value in row.items())))
+    labels = [" ".join(filter(None, (row[name].strip() for name in naming))) or f"row {number}"
+              for number, row in enumerate(rows, 1)]
+    return pd.DataFrame([_verdict(row=label, broken=broken)
+                         for label, broken in zip(labels, each(lambda row: judge(row, percent)))])
 
 
 def published() -> pd.DataFrame:
