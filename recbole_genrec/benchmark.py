@@ -41,7 +41,8 @@ from recbole_genrec.version import __version__
 #: Keys that say where and how a run is carried out, not what is measured: they stay out of its hash.
 _NOT_HASHED = {"output_dir", "data_path", "checkpoint_dir", "gpu_id", "show_progress", "state", "device", "worker",
                "log_wandb", "wandb_project", "save_dataset", "save_dataloaders", "local_rank", "single_spec", "about",
-               "published"}
+               "published", "llm_cache", "api_key_env", "concurrency", "requests_per_minute", "request_timeout",
+               "request_retries"}
 
 log = logging.getLogger("recbole_genrec")
 
@@ -276,7 +277,7 @@ def _config_yaml(config: Config) -> str:
     """The whole configuration as YAML that ``--config_files`` takes back."""
     plain = {key: value for key, value in config.final_config_dict.items()
              if isinstance(value, (str, int, float, bool, list, dict, type(None)))
-             and key not in {"checkpoint_dir", "data_path", "output_dir", "single_spec", "local_rank",
+             and key not in {"checkpoint_dir", "data_path", "output_dir", "llm_cache", "single_spec", "local_rank",
                              "valid_metric_bigger", "valid_neg_sample_args", "test_neg_sample_args"}}
     if plain["train_neg_sample_args"].get("distribution") == "none":  # RecBole's way to write None
         plain["train_neg_sample_args"] = None
