@@ -201,15 +201,16 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
         "valid": None if valid_result is None else dict(valid_result),
         "users": len(users), "untied_users": len(untied) if timed.any() else None, "mask_history": masked,
         "targets_in_history": int(users["in_history"].sum()), "dropped_interactions": data.dataset.dropped_interactions,
-        **_candidates(config, data, trainer), "dataset_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint,
-        **trainer.cost(), "epochs_done": trainer.epochs_done,
+        "dataset_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint,
+        **_candidates(config, data, trainer), **trainer.cost(), "epochs_done": trainer.epochs_done,
         "eval_users_per_second": round(len(users) / seconds, 2), **peak.record(),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_parameters": sum(p.numel() for p in model.parameters()), "curve": trainer.curve,
     }
     if generative:
         # Listed candidates are scored: nothing is decoded.
-        record.update(model.describe(), decode=None if trainer.candidates else config["decode"], exact_share=exact_share, norm=config["norm"],
+        decode = None if trainer.candidates else config["decode"]
+        record.update(model.describe(), decode=decode, exact_share=exact_share, norm=config["norm"],
                       layout=config["layout"], objective=config["objective"])
         if sets:
             model.prompt_set = sets[0]

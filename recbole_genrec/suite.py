@@ -74,7 +74,8 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     rows = [row for record in records for row in rows_of(record)]
     shown = ["dataset", "model", *(["variant"] if compared else []),
              *(["prompts"] if any(record.get("other_prompts") for record in records) else []), "seed", "status",
-             *(["candidates"] if any(record.get("candidates") for record in records) else []), *measured, "train_seconds", "eval_users_per_second"]
+             *(["candidates"] if any(record.get("candidates") for record in records) else []), *measured,
+             "train_seconds", "eval_users_per_second"]
     print(tabulate([[row.get(column) for column in shown] for row in rows], headers=shown, floatfmt=".4f"))
     print(f"\nrecords: {output_dir / 'runs'}   leaderboard: {output_dir / 'leaderboard.csv'}")
     if compared is not None:

@@ -221,18 +221,27 @@ def test_a_score_is_the_log_likelihood_of_the_title_after_the_chat_template(yaml
         item = int(candidates[row, 4])
         title = TITLES[data.dataset.field2id_token["item_id"][item]]
         head, tail = prompt.split(titles[0] + "\n")
-        begin = [piece for text in (head, *(title + "\n" for title in titles), tail.split("\n".join(titles[1:]) + "\n")[-1])
+        tail = tail.split("\n".join(titles[1:]) + "\n")[-1]
+        begin = [piece for text in (head, *(title + "\n" for title in titles), tail)
                  for piece in tokenizer(text, add_special_tokens=False)["input_ids"]]
-        answer = tokenizer(title, add_special_tokens=False)["input_ids"] + tokenizer.encode("\n", add_special_tokens=False)
+        answer = tokenizer.encode(title, add_special_tokens=False) + tokenizer.encode("\n", add_special_tokens=False)
         logits = core(torch.tensor([begin + answer])).logits[0].log_softmax(-1)
         places = torch.arange(len(begin) - 1, len(begin) + len(answer) - 1)
         assert float(scores[row, item]) == pytest.approx(float(logits[places, answer].sum()), abs=2e-3)
 
 
-def test_a_long_history_is_shortened_to_what_the_model_takes(run, tmp_path):
+def test_a_long_history_is_shortened_to_what_the_model_takes(yaml_file, tmp_path):
     small = save_llama(tmp_path / "small", list(TITLES.values()), template=None, positions=400)
-    code, record = run(f"--llm={small}", "--mode=rank", "--candidates=10", "--max_answer_tokens=8")
-    assert code == 0 and record["status"] == "ok"
+    config = config_of(yaml_file, "ZeroShotLLM", llm=str(small), mode="generate", gpu_id="", max_answer_tokens=8)
+    ranker = config.model_class(config, load(yaml_file).parts[0]).ranker
+    ranker.most_history = 10**6
+    history = [1 + number % 30 for number in range(200)]
+    question = ranker._question(history, [])
+    titles = question.message.split("first:\n")[1].split("\nName ")[0].splitlines()
+    expected = [ranker.catalogue.titles[item] for item in history]
+    assert 0 < len(titles) < 200 and titles == expected[-len(titles):] and ranker.chat.fits(question.message)
+    longer = ranker.wording.message(expected[-len(titles) - 1:], ranker.count)
+    assert not ranker.chat.fits(longer) and len(ranker.chat.answers([question.message])) == 1
 
 
 def test_a_prompt_that_never_fits_is_one_sentence(run, tmp_path, capsys):

@@ -14,14 +14,15 @@ from recbole_genrec.zero_shot.answers import normal, read_ranking, read_titles
 from recbole_genrec.zero_shot.endpoint import Endpoint, EndpointError, retry_after
 from recbole_genrec.zero_shot.pace import Pace
 
-TITLES = ["Toy Story (1995)", "Heat (1995)", "Seven (1995)", "12 Monkeys (1995)", "Star Wars: Episode IV (1977)", "1984",
-          "Matrix, The (1999)", "It"]
+TITLES = ["Toy Story (1995)", "Heat (1995)", "Seven (1995)", "12 Monkeys (1995)", "Star Wars: Episode IV (1977)",
+          "1984", "Matrix, The (1999)", "It"]
 
 
 @pytest.mark.parametrize("answer", [
     "3, 1, 7", "[3, 1, 7]", "3 > 1 > 7", "3\n1\n7", "#3, #1, #7", "[3], [1], [7]", "Ranking: 3, 1 and 7",
     "1. 3\n2. 1\n3. 7", "1) [3]\n2) [1] Toy Story (1995)\n3) [7]", "[3] Seven\n[1] Toys\n[7] Matrix",
-    "1. Seven (1995)\n2. toy story (1995)\n3. \"Matrix, The (1999)\"", "3. Seven (1995)\n1. Toy Story (1995)\n7. Matrix",
+    "1. Seven (1995)\n2. toy story (1995)\n3. \"Matrix, The (1999)\"",
+    "3. Seven (1995)\n1. Toy Story (1995)\n7. Matrix",
     "**1.** Seven (1995)\n**2.** Toy Story (1995)\n**3.** Matrix, The (1999)",
     "- Seven (1995)\n- **Toy Story (1995)**\n- Matrix, The (1999)", "Here are 20 films:\n3, 1, 7",
     "<think>Not 2 or 4, 5</think>\n3, 1, 7", '```json\n["Seven (1995)", "Toy Story (1995)", "Matrix, The (1999)"]\n```',
@@ -63,7 +64,8 @@ def test_any_order_of_numbers_comes_back(order):
 
 def test_titles_are_matched_but_for_case_blanks_and_marks():
     item_of = {normal(title): number for number, title in enumerate(TITLES, 1)}
-    reading = read_titles("My picks:\n1. heat  (1995)\n* \"SEVEN (1995)\"\n12 Monkeys (1995)\n3. Heat (1995)\nHeat", item_of)
+    answer = "My picks:\n1. heat  (1995)\n* \"SEVEN (1995)\"\n12 Monkeys (1995)\n3. Heat (1995)\nHeat"
+    reading = read_titles(answer, item_of)
     assert (reading.found, reading.unknown, reading.repeated) == ([2, 3, 4], 1, 1)
     assert read_titles('["It", "1984"]', item_of).found == [8, 6]
 
@@ -89,7 +91,8 @@ def asked(tmp_path, monkeypatch):
 
 
 def test_a_busy_server_is_asked_again_when_it_says(asked):
-    endpoint, server, time = asked(lambda n, _: (429, {"Retry-After": "17"}, "slow down") if n == 0 else completion("ok"))
+    busy = 429, {"Retry-After": "17"}, "slow down"
+    endpoint, server, time = asked(lambda n, _: busy if n == 0 else completion("ok"))
     assert endpoint.answers(["a"]) == ["ok"]
     assert time.slept == [17] and len(server.requests) == 2 and endpoint.bill.retries == endpoint.bill.requests == 1
 
@@ -174,7 +177,8 @@ def test_the_cache_answers_what_was_asked_before_and_nothing_else(asked, tmp_pat
     assert Endpoint(server.url, "other", tmp_path / "cache").answers(["a"]) == ["a!"] and len(server.requests) == 4
 
 
-@pytest.mark.parametrize("torn", ["", "{", "null", '{"answer": {"text": 3}}', '{"sent": {}, "answer": {"text": "evil"}}'])
+@pytest.mark.parametrize("torn", ["", "{", "null", '{"answer": {"text": 3}}',
+                                  '{"sent": {}, "answer": {"text": "evil"}}'])
 def test_a_torn_file_in_the_cache_is_asked_for_again(asked, tmp_path, torn):
     endpoint, server, _ = asked(lambda *_: completion("ok"))
     endpoint.answers(["a"])

@@ -16,7 +16,7 @@ from recbole_genrec.errors import UserError
 
 
 class Candidates:
-    """One positive and ``count - 1`` negatives for each sample, as in the direct recommendation of P5 (Geng et al. 2022).
+    """One positive and ``count - 1`` negatives for each sample: P5's direct recommendation (Geng et al. 2022).
 
     Every pair of user and item is hashed together with ``candidate_seed``. Of the items that a user has nowhere, in
     training, validation or test, those with the smallest hashes are the negatives; a second hash orders all candidates,
@@ -66,7 +66,7 @@ class Candidates:
     def fingerprint(self, rows: Tensor) -> str:
         """Hash of the lists of these rows, by raw ids: equal for two runs that ranked the same candidates."""
         users = self.sequences.user[rows].tolist()
-        lines = sorted(hashlib.blake2b(self.users[user].tobytes() + self.items[listed].tobytes(), digest_size=16).digest()
+        lines = sorted(hashlib.sha256(self.users[user].tobytes() + self.items[listed].tobytes()).digest()
                        for user, listed in zip(users, self(rows).numpy()))
         return hashlib.sha256(b"".join(lines)).hexdigest()[:16]
 

@@ -62,9 +62,9 @@ def read_titles(answer: str, item_of: Mapping[str, int]) -> Reading:
 def read_ranking(answer: str, titles: list[str]) -> Reading:
     """A ranking of listed candidates, by their numbers or their titles.
 
-    A title counts before a number, since a number before a title may be its place in the ranking. Numbers before what is
-    no candidate's title are such places if they go 1, 2, 3 ..., else candidates. Where no line says anything, numbers
-    in brackets are looked for within the text, then titles.
+    A title counts before a number, since a number before a title may be its place in the ranking. Numbers before what
+    is no candidate's title are such places if they go 1, 2, 3 ..., else candidates. Where no line says anything,
+    numbers in brackets are looked for within the text, then titles.
 
     Args:
         answer: what the model said.

@@ -69,8 +69,8 @@ class Asker(nn.Module):
         message = self.wording.message(told, self.count, listed)
         while not self.chat.fits(message):
             if not told:
-                raise UserError("the model takes no prompt as long as a message without a history: fewer candidates, or "
-                                "a smaller max_answer_tokens")
+                raise UserError("the model takes no prompt as long as a message without a history: fewer candidates, "
+                                "or a smaller max_answer_tokens")
             told = told[1:]
             message = self.wording.message(told, self.count, listed)
         return Question(message, items)
@@ -107,8 +107,8 @@ class ListRanker(Asker):
         return [*named, *(item for item in question.items if item not in set(named))]
 
     def describe(self) -> dict[str, Any]:
-        """``parse_rate``: share of the candidates asked for that answers named, each once; ``unparsed_answers``: answers
-        that named none; ``unknown_entries`` and ``repeated_entries``: what else they named."""
+        """``parse_rate``: share of the candidates asked for that answers named, each once; ``unparsed_answers``:
+        answers that named none; ``unknown_entries`` and ``repeated_entries``: what else they named."""
         answers, _, unknown, repeated = self._totals()
         read = sum(min(len(reading.found), self.count) for reading in self._readings.values())
         return {**super().describe(), "parse_rate": read / (answers * self.count) if answers else None,
@@ -137,8 +137,8 @@ class TitleWriter(Asker):
         return reading.found
 
     def describe(self) -> dict[str, Any]:
-        """``valid_rate``: share of written titles that the catalogue has; ``duplicate_rate``: share of those that repeat
-        one of the same answer; ``titles_per_answer``: how many were written."""
+        """``valid_rate``: share of written titles that the catalogue has; ``duplicate_rate``: share of those that
+        repeat one of the same answer; ``titles_per_answer``: how many were written."""
         answers, found, unknown, repeated = self._totals()
         valid, written = found + repeated, found + unknown + repeated
         return {**super().describe(), "valid_rate": valid / written if written else None,

@@ -1,14 +1,13 @@
-"""A chat model behind an OpenAI-compatible endpoint: retries, a pace, what it cost, and a cache on disk.
+"""A chat model behind an OpenAI-compatible endpoint: retries, and what it cost.
 
 By the standard library: one POST of JSON is all that is needed, and ``requests`` or ``httpx`` would only be here by the
-grace of other packages. Nothing is ever sent but to the ``endpoint`` that the user set; a redirect is not followed, since
-the key would go with it.
+grace of other packages. Nothing is ever sent but to the ``endpoint`` that the user set; a redirect is not followed,
+since the key would go with it.
 """
 
 from __future__ import annotations
 
 import email.utils
-import hashlib
 import http.client
 import json
 import logging
@@ -26,7 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.records import write_atomically
+from recbole_genrec.zero_shot.cache import AnswerCache
 from recbole_genrec.zero_shot.pace import Pace
 
 #: Answers that may be others the next time.
@@ -94,8 +93,8 @@ def check_endpoint(config) -> None:
         raise UserError("endpoint must be the address of an OpenAI-compatible server, for example "
                         "http://localhost:8000/v1")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise UserError("endpoint must hold no user name, password, '?' or '#': it is written into the record, and a key "
-                        "belongs in the environment variable that api_key_env names")
+        raise UserError("endpoint must hold no user name, password, '?' or '#': it is written into the record, and a "
+                        "key belongs in the environment variable that api_key_env names")
     if reserved := {"model", "messages", "stream"} & set(config["request_options"] or {}):
         raise UserError(f"request_options: '{sorted(reserved)[0]}' is not yours to set")
     if (config["prompt_price"] is None) != (config["completion_price"] is None):
@@ -127,7 +126,7 @@ class Endpoint:
     Args:
         url: up to and with ``/v1``.
         model: the server's name for it.
-        cache: folder of answers, one JSON file each.
+        cache: folder of an :class:`AnswerCache`.
         options: of every request, over ``temperature: 0`` and ``max_tokens``; None takes one out.
         key: sent as bearer token; in no file, log or message.
         pace: when requests may go.
@@ -140,16 +139,12 @@ class Endpoint:
     def __init__(self, url: str, model: str, cache: Path, options: dict[str, Any] | None = None, key: str | None = None,
                  pace: Pace | None = None, timeout: float = 60, retries: int = 5, concurrency: int = 4,
                  prices: tuple[float, float] | None = None):
-        self.url, self.model, self.cache = url.rstrip("/"), model, Path(cache)
+        self.url, self.model, self.cache = url.rstrip("/"), model, AnswerCache(cache)
         self.options = {name: value for name, value in (options or {}).items() if value is not None}
         self._key, self.pace = key, pace or Pace(None)
         self.timeout, self.retries, self.concurrency, self.prices = timeout, retries, concurrency, prices
-        self.bill, self._lock = Bill(), threading.Lock()
+        self.bill, self._lock, self._failure = Bill(), threading.Lock(), None
         self._opener = urllib.request.build_opener(_NoRedirect)
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"llm_cache={cache} cannot be made: {error.strerror}") from None
 
     @classmethod
     def of(cls, config) -> "Endpoint":
@@ -174,11 +169,11 @@ class Endpoint:
         distinct = list(dict.fromkeys(prompts))
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
-                found = dict(zip(distinct, pool.map(self._answer, distinct)))
-            except BaseException:
-                self.pace.stop()  # let nobody wait for a turn that is of no use
+                found = dict(zip(distinct, pool.map(self._answer_or_stop, distinct)))
+            except BaseException as error:
+                self.pace.stop()
                 pool.shutdown(cancel_futures=True)
-                raise
+                raise (self._failure or error) from None
         return [found[prompt] for prompt in prompts]
 
     def describe(self) -> dict[str, Any]:
@@ -190,16 +185,24 @@ class Endpoint:
 
     # ------------------------------------------------------------------------------------------- one request
 
+    def _answer_or_stop(self, prompt: str) -> str:
+        """The answer; with the first failure all others stop, as none of them is of use any more."""
+        try:
+            return self._answer(prompt)
+        except Exception as error:
+            with self._lock:
+                self._failure = self._failure or error
+            self.pace.stop()
+            raise
+
     def _answer(self, prompt: str) -> str:
         body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], **self.options}
         sent = {"url": f"{self.url}/chat/completions", "body": body}
-        name = hashlib.sha256(json.dumps(sent, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass"))
-        path = self.cache / f"{name.hexdigest()}.json"
-        answer = _read_answer(path, sent)
+        answer = self.cache.get(sent)
         cached = answer is not None
         if not cached:
             answer = self._send(sent["url"], json.dumps(body).encode())
-            write_atomically(path, json.dumps({"sent": sent, "answer": answer}, indent=1) + "\n")
+            self.cache.put(sent, answer)
         with self._lock:
             self._add(answer, cached)
         return answer["text"]
@@ -285,16 +288,4 @@ def retry_after(value: str | None, now: float | None = None) -> float | None:
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - (time.time() if now is None else now))
     except (ValueError, TypeError):
-        return None
-
-
-def _read_answer(path: Path, sent: dict[str, Any]) -> dict[str, Any] | None:
-    """A cached answer to just this; None where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        answer = content["answer"]
-        whole = content["sent"] == sent and isinstance(answer["text"], str) and {
-            "prompt_tokens", "completion_tokens"} <= answer.keys()
-        return answer if whole else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None

@@ -47,6 +47,8 @@ class LocalChat(nn.Module):
     @torch.no_grad()
     def answers(self, prompts: Sequence[str]) -> list[str]:
         """The answer to each prompt."""
+        if not prompts:
+            return []
         tokens = [torch.tensor(self._tokens(prompt)) for prompt in prompts]
         lengths = torch.tensor([len(row) for row in tokens])
         found = [""] * len(prompts)

@@ -40,8 +40,8 @@ class Wording:
         text = content.get(mode)
         slots = {slot for _, slot, _, _ in string.Formatter().parse(text) if slot} if isinstance(text, str) else set()
         if slots - words.keys() != _SLOTS[mode]:
-            raise UserError(f"prompt={name} has no text '{mode}' with {', '.join(sorted(_SLOTS[mode]))}: it is of another "
-                            "model's form")
+            raise UserError(f"prompt={name} has no text '{mode}' with {', '.join(sorted(_SLOTS[mode]))}: it is of "
+                            "another model's form")
         text = text.format(**words, **{slot: "{" + slot + "}" for slot in _SLOTS[mode]})
         wording = json.dumps([content["version"], text, content["answer"]])
         return cls(text, content["answer"], hashlib.sha256(wording.encode()).hexdigest()[:16])

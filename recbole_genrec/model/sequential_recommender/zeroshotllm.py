@@ -23,13 +23,14 @@ class ZeroShotLLM(SequentialRecommender):
 
     * ``mode: rank`` lists the candidates (``candidates``), and the answer is a ranking of them: Tables 8 and 9 of
       Chu et al. 2023.
-    * ``mode: score`` ranks by the log-likelihood of each title as the answer; local models, whole catalogue or candidates.
+    * ``mode: score`` ranks by the log-likelihood of each title as the answer of a local model; the whole catalogue, or
+      candidates.
     * ``mode: generate`` asks for titles; those that the catalogue has are ranked.
 
     The model is local (``llm``), or stands behind an OpenAI-compatible ``endpoint``; without one nothing is sent.
 
-    Decide (the papers are silent): one message and no example; the newest ``max_history_items`` are told by title alone;
-    the answer is greedy; as many items are asked for as the largest ``topk``.
+    Decide (the papers are silent): one message and no example; the newest ``max_history_items`` are told, by title
+    alone; the answer is greedy; as many items are asked for as the largest ``topk``.
     """
 
     input_type = InputType.POINTWISE
@@ -45,16 +46,16 @@ class ZeroShotLLM(SequentialRecommender):
         mode, llm, candidates, eval_mode = (config["mode"], config["llm"], config["candidates"],
                                             config["eval_args"]["mode"])
         if llm is None:
-            raise UserError("ZeroShotLLM needs a model: --llm=NAME, a hub id or a folder, or with --endpoint=URL its name "
-                            "there")
+            raise UserError("ZeroShotLLM needs a model: --llm=NAME, a hub id or a folder, or with --endpoint=URL its "
+                            "name there")
         if mode == "rank" and candidates is None:
             raise UserError("mode=rank lists candidates in its prompt: set candidates, for example --candidates=100")
         if mode == "generate" and candidates is not None:
-            raise UserError("mode=generate ranks what the model writes, of the whole catalogue: leave candidates out, or "
-                            "set mode=rank")
+            raise UserError("mode=generate ranks what the model writes, of the whole catalogue: leave candidates out, "
+                            "or set mode=rank")
         if mode == "score" and config["endpoint"] is not None:
-            raise UserError("mode=score needs the log-likelihoods of a local model: leave endpoint out, or set mode=rank "
-                            "or mode=generate")
+            raise UserError("mode=score needs the log-likelihoods of a local model: leave endpoint out, or set "
+                            "mode=rank or mode=generate")
         if mode != "score" and set(eval_mode.values()) != {"full"}:
             raise UserError(f"mode={mode} ranks whole lists: set eval_args.mode to full")
         if config["item_index"] != "title":
