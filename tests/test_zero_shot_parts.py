@@ -197,6 +197,20 @@ def test_what_came_before_a_failure_is_kept(asked):
     assert again.answers(["a", "b"]) == ["ok", "ok"] and again.bill.cached_requests == 2
 
 
+def test_an_interruption_stays_one_whatever_fails_beside_it(asked, monkeypatch):
+    endpoint, _, _ = asked(lambda *_: (400, {}, "no"), concurrency=2)
+    answer = endpoint._answer
+
+    def interrupted(prompt: str) -> str:
+        if prompt == "a":
+            raise KeyboardInterrupt
+        return answer(prompt)
+
+    monkeypatch.setattr(endpoint, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        endpoint.answers(["a", "b"])
+
+
 def test_cost_is_unknown_where_the_server_does_not_count(asked):
     endpoint, _, _ = asked(lambda *_: (200, {}, '{"choices": [{"message": {"content": "ok"}}]}'), prices=(1.0, 1.0))
     endpoint.answers(["a"])

@@ -173,7 +173,8 @@ class Endpoint:
             except BaseException as error:
                 self.pace.stop()
                 pool.shutdown(cancel_futures=True)
-                raise (self._failure or error) from None
+                failed = isinstance(error, Exception) and self._failure  # an interruption stays one
+                raise (failed or error) from None
         return [found[prompt] for prompt in prompts]
 
     def describe(self) -> dict[str, Any]:
