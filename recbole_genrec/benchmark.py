@@ -31,6 +31,7 @@ from recbole_genrec.data.leakage import find_leaks, index_leak
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation import audit
+from recbole_genrec.evaluation.candidates import Candidates
 from recbole_genrec.evaluation.cost import Peak, processor
 from recbole_genrec.evaluation.popularity import list_metrics, training_counts
 from recbole_genrec.evaluation.validity import free_generation
@@ -42,7 +43,8 @@ from recbole_genrec.version import __version__
 #: Keys that say where and how a run is carried out, not what is measured: they stay out of its hash.
 _NOT_HASHED = {"output_dir", "data_path", "checkpoint_dir", "gpu_id", "show_progress", "state", "device", "worker",
                "log_wandb", "wandb_project", "save_dataset", "save_dataloaders", "local_rank", "single_spec", "about",
-               "published"}
+               "published", "llm_cache", "api_key_env", "concurrency", "requests_per_minute", "request_timeout",
+               "request_retries"}
 
 log = logging.getLogger("recbole_genrec")
 
@@ -68,6 +70,8 @@ class Data:
             raise UserError(f"topk={max(config['topk'])} needs a catalogue of at least as many items; "
                             f"'{config['dataset']}' has {dataset.item_num - 1}")
         parts = dataset.build()
+        if (candidates := Candidates.of(dataset, config)) is not None:
+            candidates.check()
         for name, part in zip(("train", "valid", "test"), parts):
             if len(part) == 0:
                 raise UserError(f"data set '{config['dataset']}' leaves no {name} sample: leave-one-out needs users "
@@ -98,8 +102,10 @@ class Data:
 
 def config_hash(config: Config, without: Collection[str] = ()) -> str:
     """Hash of every setting that bears on the numbers, but for the keys in ``without``."""
+    # Where the whole catalogue is ranked there are no candidates to be drawn: such runs hash as they always did.
+    unused = {"candidates", "candidate_seed"} if config["candidates"] is None else set()
     settings = {key: value for key, value in config.final_config_dict.items()
-                if key not in _NOT_HASHED and key not in without}
+                if key not in _NOT_HASHED | unused and key not in without}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -199,19 +205,23 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
         "users": len(users), "untied_users": len(untied) if timed.any() else None, "mask_history": masked,
         "targets_in_history": int(users["in_history"].sum()), "dropped_interactions": data.dataset.dropped_interactions,
         "dataset_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint,
-        **trainer.cost(), "epochs_done": trainer.epochs_done,
+        **_candidates(config, data, trainer), **trainer.cost(), "epochs_done": trainer.epochs_done,
         "eval_users_per_second": round(len(users) / seconds, 2), **peak.record(),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_parameters": sum(p.numel() for p in model.parameters()), "curve": trainer.curve,
     }
     if generative:
-        record.update(model.describe(), decode=config["decode"], exact_share=exact_share, norm=config["norm"],
+        # Listed candidates are scored: nothing is decoded.
+        decode = None if trainer.candidates else config["decode"]
+        record.update(model.describe(), decode=decode, exact_share=exact_share, norm=config["norm"],
                       layout=config["layout"], objective=config["objective"])
         if sets:
             model.prompt_set = sets[0]
             record.update(prompts=sets[0], other_prompts=other_prompts)
         if config["validity_users"]:
             record.update(free_generation(model, test, config["validity_users"]))
+    elif hasattr(model, "describe"):
+        record.update(model.describe())
     # Last: the memory of the checks is no part of the run's.
     record.update(_checked(data, "metrics of lists", lambda: list_metrics(config, users["topk"], counts)) or {})
     record["audit"] = _checked(data, "audit of the metrics", lambda: audit.of_record(record))
@@ -225,6 +235,14 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
         log.warning("warning: item_index=%s gives test items away: this run is leaky, and its row says so",
                     config["item_index"])
     return record
+
+
+def _candidates(config: Config, data: Data, trainer: GenRecTrainer) -> dict[str, Any]:
+    """What the targets of the test were ranked among."""
+    if trainer.candidates is None:
+        return {"candidates": None}
+    return {"candidates": config["candidates"], "candidate_seed": config["candidate_seed"],
+            "candidates_fingerprint": trainer.candidates.fingerprint(data.parts[2].inter_feat[TARGET_ROW])}
 
 
 def _checked(data: Data, name: str, check: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
@@ -268,7 +286,7 @@ def _config_yaml(config: Config) -> str:
     """The whole configuration as YAML that ``--config_files`` takes back."""
     plain = {key: value for key, value in config.final_config_dict.items()
              if isinstance(value, (str, int, float, bool, list, dict, type(None)))
-             and key not in {"checkpoint_dir", "data_path", "output_dir", "single_spec", "local_rank",
+             and key not in {"checkpoint_dir", "data_path", "output_dir", "llm_cache", "single_spec", "local_rank",
                              "valid_metric_bigger", "valid_neg_sample_args", "test_neg_sample_args"}}
     if plain["train_neg_sample_args"].get("distribution") == "none":  # RecBole's way to write None
         plain["train_neg_sample_args"] = None

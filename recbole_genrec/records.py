@@ -26,7 +26,7 @@ COLUMNS = [
     "untied_users", "users", "items_without_title", "items_sharing_title", "decode", "norm", "layout", "objective",
     "epochs_done", "reason", "targets_per_second", "tokens_per_second", "padding_share", "flops_per_target",
     "peak_device_memory_mb", "exact_share", "ablation", "variant",
-    "item_index", "leaky", "prompts",
+    "item_index", "leaky", "prompts", "candidates", "candidates_fingerprint", "parse_rate", "cost_usd",
 ]
 
 

@@ -72,9 +72,10 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
         return 2
     measured = [f"{metric.lower()}@{k}" for k in settings["topk"] for metric in settings["metrics"]]
     rows = [row for record in records for row in rows_of(record)]
-    shown = ["dataset", "model", *(["variant"] if compared else []),
-             *(["prompts"] if any(record.get("other_prompts") for record in records) else []), "seed", "status",
-             *(["leaky"] if any(record.get("leaky") for record in records) else []), *measured, "train_seconds", "eval_users_per_second"]
+    told = [name for name, key in (("prompts", "other_prompts"), ("leaky", "leaky"), ("candidates", "candidates"))
+            if any(record.get(key) for record in records)]
+    shown = ["dataset", "model", *(["variant"] if compared else []), "seed", "status", *told, *measured,
+             "train_seconds", "eval_users_per_second"]
     print(tabulate([[row.get(column) for column in shown] for row in rows], headers=shown, floatfmt=".4f"))
     print(f"\nrecords: {output_dir / 'runs'}   leaderboard: {output_dir / 'leaderboard.csv'}")
     if compared is not None:

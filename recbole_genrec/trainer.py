@@ -22,8 +22,9 @@ from transformers import get_scheduler
 
 from recbole_genrec import compat
 from recbole_genrec.data.windows import TARGET_ROW
+from recbole_genrec.evaluation.candidates import Candidates
 from recbole_genrec.evaluation.cost import Work, training_cost
-from recbole_genrec.evaluation.ranking import HISTORY, mask_items, settle, target_rank
+from recbole_genrec.evaluation.ranking import CANDIDATES, HISTORY, keep_items, mask_items, settle, target_rank
 
 
 class _BudgetSpent(Exception):
@@ -44,6 +45,7 @@ class GenRecTrainer(Trainer):
         with compat.no_tensorboard():
             super().__init__(config, model)
         self.sequences = dataset.sequences
+        self.candidates = Candidates.of(dataset, config)
         self.model_dir = Path(model_dir)
         mask = config["mask_history"]
         self.mask_history = not config["repeat_consumption"] if mask is None else mask
@@ -206,15 +208,22 @@ class GenRecTrainer(Trainer):
         interaction = batched_data[0]
         if self.mask_history:
             interaction.update(Interaction({HISTORY: self.sequences.history(interaction[TARGET_ROW])}))
+        if self.candidates is not None:
+            interaction.update(Interaction({CANDIDATES: self.candidates(interaction[TARGET_ROW])}))
         return self._fair(*super()._full_sort_batch_eval(batched_data))
 
     def _fair(self, interaction, scores, positive_u, positive_i):
-        """What RecBole's evaluator gets to see: history masked by the policy, the target behind its ties."""
+        """What RecBole's evaluator gets to see.
+
+        The candidates, where there are such; history masked by the policy; the target behind its ties.
+        """
         history = interaction[HISTORY] if HISTORY in interaction else \
             self.sequences.history(interaction[TARGET_ROW].cpu())
         target = positive_i.to(scores.device)
         if self.mask_history:
             scores = mask_items(scores, history.to(scores.device))
+        if CANDIDATES in interaction:
+            scores = keep_items(scores, interaction[CANDIDATES].to(scores.device))
         scores = settle(scores, target)
         if self._per_user is not None:
             self._per_user.append(self._user_rows(interaction, scores, target, history))

@@ -63,6 +63,9 @@ _NUMBERS = {
     "gradient_accumulation_steps": (int, 1, None), "max_history_items": (int, 1, None),
     "infill_share": (float, 0, 1), "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
     "entity_bias": (float, 0, None), "last_bias": (float, 0, 1), "candidate_count": (int, 2, None),
+    "candidates": (int, 2, None), "candidate_seed": (int, 0, 2**32 - 1), "concurrency": (int, 1, 256),
+    "requests_per_minute": (int, 1, None), "request_timeout": (float, 0.01, None), "request_retries": (int, 0, 100),
+    "prompt_price": (float, 0, None), "completion_price": (float, 0, None), "max_answer_tokens": (int, 1, None),
     "semantic_levels": (int, 1, None), "semantic_codes": (int, 2, None), "collaborative_children": (int, 2, None),
 }
 #: key -> what its value must be, where it is set and not None.
@@ -72,6 +75,7 @@ KINDS = {
     "true_time_field": str, "period_sampling": str, "user_features": list, "item_features": list,
     "mask_levels": dict, "task_families": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
     "item_index": str, "semantic_model": str,
+    "endpoint": str, "api_key_env": str, "llm_cache": str, "request_options": dict,
 }
 _KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list"}
 #: Of the choices below, those that may be left open.
@@ -87,6 +91,7 @@ _CHOICES = {
     "entity_mask": (True, False), "span_order": ("chronological", "shuffled"), "entity_positions": (True, False),
     "plain_positions": ("grow", "literal"), "dynamic_positions": (True, False),
     "prefix_attention": ("causal", "bidirectional"), "train_block_positions": (True, False), "last_only": (True, False),
+    "mode": ("rank", "score", "generate"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "lr_scheduler_type": ("constant", "constant_with_warmup", "linear", "cosine"),
 }
@@ -95,7 +100,8 @@ _CHOICES = {
 #: Keys of our models that must have a value where a model has them.
 _NEVER_NULL = ("prompt", "max_prompt_tokens", "max_history_items", "infill_share", "target_stride",
                "candidate_count", "mask_ratio", "entity_bias", "mask_levels", "task_families", "period_sampling",
-               "period_days", "train_stage", "num_beams")
+               "period_days", "train_stage", "num_beams", "lora_r", "candidate_seed", "concurrency", "request_timeout",
+               "request_retries", "max_answer_tokens", "api_key_env")
 
 
 def check_kinds(settings: dict[str, Any]) -> None:
@@ -135,10 +141,23 @@ def check_values(config) -> None:
             allowed = ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
             raise UserError(f"{key}={value!r} is not one of {allowed}"
                             + did_you_mean(str(value), [str(choice) for choice in choices]))
+    check_candidates(config)
     if "item_index" in config:
         find_index(config["item_index"])
     if config["decode"] == "beam" and config["num_beams"] is not None and config["num_beams"] < max(topk):
         raise UserError(f"num_beams={config['num_beams']} is fewer than the largest topk ({max(topk)})")
+
+
+def check_candidates(config) -> None:
+    """Refuse candidates that cannot be ranked as the rest of the configuration says."""
+    count, mode = config["candidates"], config["eval_args"]["mode"]
+    if count is None:
+        return
+    if count < max(config["topk"]):
+        raise UserError(f"candidates={count} is fewer than the largest topk ({max(config['topk'])})")
+    if other := sorted(set(mode.values() if isinstance(mode, dict) else [mode]) - {"full"}):
+        raise UserError(f"candidates={count} takes the place of RecBole's sampling: set eval_args.mode to full, not "
+                        f"{other[0]}, or leave candidates out")
 
 
 _TYPES = tuple(kind.value for kind in FeatureType)

@@ -64,7 +64,7 @@ def test_unknown_key_in_a_file(capsys, tmp_path):
                                            ("pop", "Pop"), ("SASRec,GenRek", "GenRec"), ("xyzxyz", None)])
 def test_unknown_model_names_the_nearest_or_all(capsys, name, nearest):
     line = refused(capsys, f"--model={name}", "--dataset=ml-100k")
-    assert (f"did you mean '{nearest}'" if nearest else "GenRec, GenRecT5, IDAdjacency, P5, Pop, RecSysLLM") in line
+    assert (f"did you mean '{nearest}'" if nearest else ", ".join(models_of(OURS))) in line
 
 
 @pytest.mark.parametrize("name, nearest", [("amazon-toy", "amazon-toys"), ("ml100k", "ml-100k"), ("zzz", None)])

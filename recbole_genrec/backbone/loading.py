@@ -147,6 +147,8 @@ def _pretrained(name: str, source: str, config, families: Mapping[str, type]) ->
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     backbone = family(model)
     backbone.check()
+    if config["lora_r"] is None:  # a model that is never trained has no such setting
+        return Loaded(backbone, tokenizer, True, name)
     backbone.model = _with_lora(model, config, family, list(range(len(tokenizer) - new, len(tokenizer))))
     return Loaded(backbone, tokenizer, True, name)
 

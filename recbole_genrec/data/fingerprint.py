@@ -49,23 +49,23 @@ def _lines(dataset, parts: list[np.ndarray], timed: bool = False) -> bytes:
         parts: int64 rows of the sequences, one array a part.
     """
     user, item, time, start = (getattr(dataset.sequences, name).numpy() for name in ("user", "item", "time", "start"))
-    users, items = _keys(dataset, dataset.uid_field), _keys(dataset, dataset.iid_field)
+    users, items = keys_of(dataset, dataset.uid_field), keys_of(dataset, dataset.iid_field)
     result = b""
     for rows in parts:
         total = np.zeros(2, dtype=np.uint64)
         for begin in range(0, len(rows), _BLOCK):
             block = rows[begin:begin + _BLOCK]
-            line = _mix(users[user[block]])
-            line = _mix(line + items[item[block]])
-            line = _mix(line + (block - start[block]).astype(np.uint64)[:, None])
+            line = mix(users[user[block]])
+            line = mix(line + items[item[block]])
+            line = mix(line + (block - start[block]).astype(np.uint64)[:, None])
             if timed:
-                line = _mix(line + time[block].view(np.uint64)[:, None])
+                line = mix(line + time[block].view(np.uint64)[:, None])
             total += line.sum(axis=0, dtype=np.uint64)
         result += total.tobytes() + len(rows).to_bytes(8, "little")
     return result
 
 
-def _keys(dataset, field: str) -> np.ndarray:
+def keys_of(dataset, field: str) -> np.ndarray:
     """``[ids, 2]`` uint64 hash of every raw id of a field."""
     tokens = dataset.field2id_token[field].astype(str)
     digests = b"".join(hashlib.blake2b(token.encode(errors="surrogatepass"), digest_size=16).digest()
@@ -73,7 +73,7 @@ def _keys(dataset, field: str) -> np.ndarray:
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 
 
-def _mix(key: np.ndarray) -> np.ndarray:
+def mix(key: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): each bit of the key turns half of the result's."""
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -8,6 +8,9 @@ from torch import Tensor
 #: Column of an interaction that holds the user's whole history, for models that decode without it.
 HISTORY = "whole_history"
 
+#: Column of an interaction that holds the items which alone are ranked, where the protocol lists them.
+CANDIDATES = "candidates"
+
 
 def mask_items(scores: Tensor, items: Tensor) -> Tensor:
     """``scores`` with ``-inf`` at each row's ``items``.
@@ -17,6 +20,11 @@ def mask_items(scores: Tensor, items: Tensor) -> Tensor:
         items: ``[B, H]`` item ids, 0 where there is none.
     """
     return scores.scatter(1, items, -torch.inf)
+
+
+def keep_items(scores: Tensor, items: Tensor) -> Tensor:
+    """``[B, n_items]`` scores with ``-inf`` everywhere but at each row's ``[B, C]`` ``items``."""
+    return torch.full_like(scores, -torch.inf).scatter(1, items, scores.gather(1, items))
 
 
 def settle(scores: Tensor, target: Tensor) -> Tensor:

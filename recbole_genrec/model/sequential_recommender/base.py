@@ -24,7 +24,7 @@ from recbole_genrec.decoding.free import free_beams
 from recbole_genrec.decoding.tree import NEVER, Ranking, side_by_side
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work, language_model_flops
-from recbole_genrec.evaluation.ranking import HISTORY
+from recbole_genrec.evaluation.ranking import CANDIDATES, HISTORY
 from recbole_genrec.index import ItemIndex, Material, build_index
 from recbole_genrec.index.registry import gather
 from recbole_genrec.prompt import Rows
@@ -77,6 +77,9 @@ class GenerativeRecommender(SequentialRecommender):
         """
         if config["loss_type"] != "CE":
             raise UserError(f"{cls.__name__} has no loss_type={config['loss_type']}: a generative model learns by CE")
+        if config["candidates"] is not None and config["decode"] == "free":
+            raise UserError("decode=free ranks what the model writes, and with candidates the listed items are scored: "
+                            "leave one of them out")
         found = resolve(str(config["llm"]))
         if isinstance(found, dict):
             family_of(found["kind"], config["llm"], cls.families, cls.__name__)
@@ -214,10 +217,18 @@ class GenerativeRecommender(SequentialRecommender):
         return ranking
 
     def full_sort_predict(self, interaction) -> Tensor:
-        """``[B * n_items]`` log-probabilities of the decoded items, ``-inf`` for all others."""
-        ranking = self.recommend(interaction, min(self.topk, self.trie.n_items))
-        scores = torch.full((len(ranking.items), self.n_items), -torch.inf, device=self.device)
-        scores.scatter_(1, ranking.items, ranking.scores)  # absent items share id 0, the padding
+        """``[B * n_items]`` log-probabilities of the decoded items, ``-inf`` for all others.
+
+        Where a row lists its ``CANDIDATES``, nothing is decoded: they are scored, each and only they.
+        """
+        if CANDIDATES in interaction:
+            items = interaction[CANDIDATES]
+            found = self.score_candidates(interaction, items)
+        else:
+            ranking = self.recommend(interaction, min(self.topk, self.trie.n_items))
+            items, found = ranking.items, ranking.scores
+        scores = torch.full((len(items), self.n_items), -torch.inf, device=self.device)
+        scores.scatter_(1, items, found)  # absent items share id 0, the padding
         scores[:, 0] = -torch.inf
         return scores.flatten()
 
@@ -235,6 +246,10 @@ class GenerativeRecommender(SequentialRecommender):
         candidates = side_by_side(items, count, 1)
         real = side_by_side(torch.ones_like(items, dtype=torch.bool), count, False)
         return self._score(prompts, candidates, self.config["norm"])[real]
+
+    def score_candidates(self, interaction, candidates: Tensor) -> Tensor:
+        """``[B, C]`` log-probabilities of each row's ``[B, C]`` candidates."""
+        return self._score(self.prompt_of(interaction), candidates, self.config["norm"])
 
     @torch.no_grad()
     def _score(self, prompts: Rows, candidates: Tensor, norm: str) -> Tensor:

@@ -87,15 +87,15 @@ class RecSysLLM(GenerativeRecommender):
 
     def make_prompts(self, dataset) -> Builder:
         config, separator = self.config, line_break_of(self.tokenizer)
+        listed = max(config["candidate_count"], config["candidates"] or 0) if self.lists_candidates else 0
         builder = Builder(
             self.index, self.tokenizer, self.specials, self.wording, self.features["user"], self.features["item"],
             separator, _mask_rule(config, _sentence_ends(self.tokenizer, separator)), config["max_history_items"],
             config["max_prompt_tokens"], config["period_sampling"], tuple(config["period_days"]),
-            config["entity_positions"], config["span_order"] == "shuffled", self.backbone.most_blanks,
-            config["candidate_count"] if config["task_families"].get("candidates") else 0)
+            config["entity_positions"], config["span_order"] == "shuffled", self.backbone.most_blanks, listed)
         limit = self.backbone.max_positions
         if limit is not None and builder.max_tokens > max(limit, config["max_prompt_tokens"]):
-            raise UserError(f"candidate_count={config['candidate_count']} titles need texts of {builder.max_tokens} "
+            raise UserError(f"candidate_count={listed} titles need texts of {builder.max_tokens} "
                             f"tokens, and --llm={config['llm']} takes {limit}")
         self.filler = EntityPositions(pool(builder.entities, self.specials.end), self.specials.start, separator,
                                       config["plain_positions"], self.backbone.most_places)
@@ -207,6 +207,17 @@ class RecSysLLM(GenerativeRecommender):
         return self._batch([
             self.prompts.task(history, None, template, None, None if candidates is None else candidates[number])
             for number, history in enumerate(histories)])
+
+    @property
+    def lists_candidates(self) -> bool:
+        """Whether it learns to choose among items that the prompt lists."""
+        return bool(self.config["task_families"].get("candidates"))
+
+    def score_candidates(self, interaction, candidates: Tensor) -> Tensor:
+        """As in the base; a model that was trained on lists of candidates reads them in its prompt."""
+        if self.lists_candidates and TARGET_ROW in interaction:
+            return self.rank_candidates(interaction[TARGET_ROW], candidates.cpu().numpy())
+        return super().score_candidates(interaction, candidates)
 
     def rank_candidates(self, rows: Tensor, candidates: np.ndarray) -> Tensor:
         """Candidate recommendation (paper, Table 9): one of a few listed items comes next.
