@@ -183,8 +183,9 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
     metrics, users = trainer.test(test, masked, show_progress=progress)
     exact_share = model.exact_lists / model.lists if generative and model.lists else None  # None: nothing decoded
     seconds = time.monotonic() - began
-    _, other = trainer.test(test, not masked, show_progress=progress)
-    unmasked = other if masked else users
+    unmasked = None if masked else users
+    if masked and config["test_unmasked"]:
+        unmasked = trainer.test(test, False, show_progress=progress)[1]
     counts = training_counts(data.parts[0])
     _write_per_user(run_dir, data.dataset, users, counts)
     other_prompts, sets = {}, getattr(model, "prompt_sets", ())
@@ -199,7 +200,8 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
                     "--mask_history=false or repeat_consumption: true", unreachable, len(users))
     record = {
         **{metric: value for metric, value in metrics.items()},
-        **{f"{metric}_unmasked": value for metric, value in rank_metrics(unmasked["rank"], config["topk"]).items()},
+        **({} if unmasked is None else {f"{metric}_unmasked": value for metric, value
+                                        in rank_metrics(unmasked["rank"], config["topk"]).items()}),
         **{f"{metric}_untied": value for metric, value in rank_metrics(untied["rank"], config["topk"]).items()},
         "valid": None if valid_result is None else dict(valid_result),
         "users": len(users), "untied_users": len(untied) if timed.any() else None, "mask_history": masked,

@@ -182,6 +182,13 @@ def test_a_run_has_a_row_for_each_set_of_prompts(dataset, tmp_path, llm):
         assert len(users) == USERS and float(row["hit@10"]) == pytest.approx(users["rank"].le(10).fillna(False).mean(), abs=1e-8)
 
 
+def test_the_test_without_masking_can_be_left_out(dataset, tmp_path):
+    assert main(["run", "--model=P5", "--dataset=tiny", f"--config_files={dataset}", "--epochs=1", "--prompt_eval=seen",
+                 "--validity_users=0", "--test_unmasked=false", f"--output_dir={tmp_path}"]) == 0
+    record, = records(tmp_path)
+    assert "hit@10" in record and not any("unmasked" in key for key in record)
+
+
 def test_unseen_prompts_are_other_prompts_of_the_same_model(dataset):
     model, data = made(dataset)
     users = data.parts[2].inter_feat[torch.arange(5)].gather()
