@@ -40,6 +40,7 @@ setup(
         "pyyaml>=6",
         "filelock>=3.12",
         "tabulate>=0.9",
+        "rapidfuzz>=3.0",       # titles as people type them
         "tqdm>=4.60",
     ],
     extras_require={"test": ["pytest>=8", "hypothesis>=6.100"]},
