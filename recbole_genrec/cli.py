@@ -1,4 +1,4 @@
-"""Command line: ``run_benchmark.py ...``, ``recbole-genrec run ...``, ``... check-data`` and ``... ablation``."""
+"""Command line: ``run_benchmark.py ...``, ``recbole-genrec run ...`` and its other commands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from recbole_genrec import recommend_command
 from recbole_genrec.errors import UserError
 from recbole_genrec.version import __version__
 
@@ -88,9 +89,12 @@ def _main(argv: list[str]) -> int:
         command.add_argument("--config_files", default="", help="YAML files, separated by blanks; later ones win")
         command.add_argument("--data_path", default=None,
                              help="folder that holds <dataset>/<dataset>.inter (default dataset)")
+    recommend_command.add_commands(commands)
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "ablation":
         return _ablation(arguments, rest)
+    if arguments.command in ("recommend", "demo"):
+        return _in_words(arguments, rest)
     from recbole_genrec.runtime import keep_freed_memory, quiet
 
     overrides = _overrides(rest)
@@ -120,6 +124,15 @@ def _ablation(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     report(ablation, Path(arguments.output_dir).expanduser())
     return 0
+
+
+def _in_words(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from recbole_genrec.runtime import quiet
+
+    if rest:
+        raise UserError(f"cannot understand '{rest[0]}'; see recbole-genrec {arguments.command} --help")
+    quiet()
+    return getattr(recommend_command, arguments.command)(arguments)
 
 
 def _overrides(rest: list[str]) -> dict[str, Any]:
