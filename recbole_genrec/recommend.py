@@ -170,7 +170,7 @@ class Recommender:
         log_p = None if log_probability is None else float(log_probability[0, item])
         probability = None if log_p is None else float(torch.tensor(log_p, dtype=torch.float64).exp())
         among = items - len(masked)
-        place = f"rank {rank:,} of {among:,}" + ("" if probability is None else f", probability {probability:.3g}")
+        place = f"rank {rank:,} of {among:,}" + ("" if probability is None else f", probability {100 * probability:.3g} %")
         if self.mask_history and item in had:
             reason, text = "history", f"is in the history, whose items are left out; else it would have {place}"
         elif any(one.item == match.item for one in listed):

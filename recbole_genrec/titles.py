@@ -112,7 +112,7 @@ class Titles:
                         for place in [0 if title.startswith(typed) else 1 if f" {typed}" in title else 2] if place < 2)
         items = [item for _, _, item in ranked[:limit]]
         if len(items) < limit:
-            items += [item for item, _ in self._nearest(query, limit, fuzz.WRatio, 60) if item not in items]
+            items += [item for item, _ in self._nearest(query, limit, fuzz.WRatio, 80) if item not in items]
         return self._matches(items[:limit])
 
     def _same_words(self, query: str) -> list[int] | None:
