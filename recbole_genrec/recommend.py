@@ -170,7 +170,9 @@ class Recommender:
         log_p = None if log_probability is None else float(log_probability[0, item])
         probability = None if log_p is None else float(torch.tensor(log_p, dtype=torch.float64).exp())
         among = items - len(masked)
-        place = f"rank {rank:,} of {among:,}" + ("" if probability is None else f", probability {100 * probability:.3g} %")
+        place = f"rank {rank:,} of {among:,}"
+        if probability is not None:
+            place += f", probability {100 * probability:.3g} %"
         if self.mask_history and item in had:
             reason, text = "history", f"is in the history, whose items are left out; else it would have {place}"
         elif any(one.item == match.item for one in listed):
@@ -191,7 +193,7 @@ class Recommender:
     def _user(self, user: str) -> int:
         known = self._dataset.field2token_id[self._dataset.uid_field]
         if user not in known or known[user] == 0:
-            raise UserError(f"no user '{user}' in data set '{self.record['dataset']}'; leave the user out for a new one")
+            raise UserError(f"no user '{user}' in data set '{self.record['dataset']}'; give none for somebody new")
         return int(known[user])
 
     def _interaction(self, histories: list[list[int]], users: list[int]) -> Interaction:

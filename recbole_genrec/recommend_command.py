@@ -65,7 +65,8 @@ def recommend(arguments: argparse.Namespace) -> int:
         UserError: a mistake in the call.
     """
     if not arguments.history and arguments.user is None:
-        raise UserError("give a --history of titles, or a --user whose history it is; see recbole-genrec recommend --help")
+        raise UserError("give a --history of titles, or a --user whose history it is; see recbole-genrec recommend "
+                        "--help")
     if arguments.topk < 1:
         raise UserError(f"--topk={arguments.topk} must be at least 1")
     from recbole_genrec.recommend import load

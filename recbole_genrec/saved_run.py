@@ -96,8 +96,8 @@ def _check_data(folder: Path, record: dict[str, Any], data: Data) -> None:
 def _read_weights(model, folder: Path, record: dict[str, Any]) -> None:
     """Safetensors only."""
     if not (folder / "model").is_dir():
-        raise UserError(f"run '{folder.name}' has no folder model/ with its weights: train it again, with --config_files="
-                        f"{folder / 'config.yaml'}")
+        raise UserError(f"run '{folder.name}' has no folder model/ with its weights: train it again, with "
+                        f"--config_files={folder / 'config.yaml'}")
     try:
         if hasattr(model, "load_pretrained"):
             model.load_pretrained(folder / "model")

@@ -123,15 +123,16 @@ def test_probabilities_are_those_of_the_whole_catalogue(loaded, model):
     assert all(np.log(place.probability) == pytest.approx(place.log_probability) for place in row)
 
 
-@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "HGN", "NARM", "STAMP", "LightSANs", "SASRecF", "FDSA", "NPE", "HRM", "RepeatNet"])
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "HGN", "NARM", "STAMP", "LightSANs", "SASRecF",
+                                   "FDSA", "NPE", "HRM", "RepeatNet"])
 def test_scores_are_called_logits_just_where_the_loss_takes_them_for_that(trained, model):
     config = config_of(trained / f"{NAME}.yaml", model, gpu_id="", dropout_prob=0.0, reg_weight=[0.0, 0.0])
     data = Data.load(config)
     torch.manual_seed(0)
-    recommender = Recommender({"model": model, "dataset": NAME}, config, data, config.model_class(config, data.parts[0]))
+    net = config.model_class(config, data.parts[0])
+    recommender = Recommender({"model": model, "dataset": NAME}, config, data, net)
     rows = data.parts[2].inter_feat[torch.arange(8)].gather()
     rows = data.parts[2].join(rows)
-    net = recommender.model
     with torch.no_grad():
         scores = net.full_sort_predict(rows).view(8, -1)
         loss = float(net.calculate_loss(rows))
@@ -287,7 +288,8 @@ def test_the_json_document(trained, capsys):
     assert main(["recommend", "--run", str(run_of(trained, "FPMC")), "--data_path", str(trained), "--topk", "2",
                  "--history", "Heat", "id:i1", "--why-not", "Casablanca", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert list(document) == ["run", "model", "dataset", "user", "mask_history", "history", "recommendations", "why_not"]
+    assert list(document) == ["run", "model", "dataset", "user", "mask_history", "history", "recommendations",
+                              "why_not"]
     assert document["history"] == [{"query": "Heat", "item": "i0", "title": "Heat (1995)", "how": "words"},
                                    {"query": "id:i1", "item": "i1", "title": "Twin", "how": "id"}]
     assert [place["rank"] for place in document["recommendations"]] == [1, 2]

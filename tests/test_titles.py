@@ -47,7 +47,8 @@ def test_a_title_is_understood(films, query, how, title):
     assert found.query == query and FILMS[int(found.the_one().item[1:]) - 1] == title
 
 
-@pytest.mark.parametrize("query", ["Toy Story 2", "Apollo", "Apollo 12", "Toy Story (1996)", "Gladiator", "xyzzy", "???"])
+@pytest.mark.parametrize("query", ["Toy Story 2", "Apollo", "Apollo 12", "Toy Story (1996)", "Gladiator", "xyzzy",
+                                   "???"])
 def test_what_may_be_another_item_is_not_taken(films, query):
     found = films.find(query)
     assert not found.sure and found.how == "unsure"
