@@ -5,9 +5,24 @@ Importing this package registers our models with RecBole (``get_model("GenRec")`
 :mod:`recbole_genrec.compat`. It loads no model, reads no data and opens no connection.
 """
 
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
 from recbole_genrec import compat
 from recbole_genrec.version import __version__
 
+if TYPE_CHECKING:
+    from recbole_genrec.recommend import Recommender
+
 compat.register()
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "load"]
+
+
+def load(run_dir: str | os.PathLike, data_path: str | os.PathLike | None = None) -> Recommender:
+    """The trained model of a run, for recommendations in words: see :func:`recbole_genrec.recommend.load`."""
+    from recbole_genrec.recommend import load as load_run
+
+    return load_run(run_dir, data_path)

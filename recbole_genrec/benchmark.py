@@ -26,7 +26,7 @@ from torch import Tensor
 from recbole_genrec.config import Config
 from recbole_genrec.data.bucketing import LikeLength
 from recbole_genrec.data.dataset import GenRecDataset
-from recbole_genrec.data.fingerprint import data_fingerprint, split_fingerprint
+from recbole_genrec.data.fingerprint import data_fingerprint, numbering_fingerprint, split_fingerprint
 from recbole_genrec.data.leakage import find_leaks, index_leak
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
@@ -207,6 +207,7 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
         "users": len(users), "untied_users": len(untied) if timed.any() else None, "mask_history": masked,
         "targets_in_history": int(users["in_history"].sum()), "dropped_interactions": data.dataset.dropped_interactions,
         "dataset_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint,
+        "numbering_fingerprint": numbering_fingerprint(data.dataset),
         **_candidates(config, data, trainer), **trainer.cost(), "epochs_done": trainer.epochs_done,
         "eval_users_per_second": round(len(users) / seconds, 2), **peak.record(),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -1,5 +1,4 @@
-"""Command line: ``run_benchmark.py``, and ``recbole-genrec`` ``run``, ``check-data``, ``ablation``, ``compare``,
-``audit``."""
+"""Command line: ``run_benchmark.py ...``, ``recbole-genrec run ...`` and its other commands."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from recbole_genrec import recommend_command
 from recbole_genrec.errors import UserError
 from recbole_genrec.version import __version__
 
@@ -112,8 +112,10 @@ def _main(argv: list[str]) -> int:
         command.add_argument("--config_files", default="", help="YAML files, separated by blanks; later ones win")
         command.add_argument("--data_path", default=None,
                              help="folder that holds <dataset>/<dataset>.inter (default dataset)")
+    recommend_command.add_commands(commands)
     arguments, rest = parser.parse_known_args(argv)
-    derived = {"ablation": _ablation, "compare": _compare, "audit": _audit}
+    derived = {"ablation": _ablation, "compare": _compare, "audit": _audit,
+               "recommend": recommend_command.recommend, "demo": recommend_command.demo}
     if arguments.command in derived:  # from what is there; no settings are read
         if rest:
             raise UserError(f"cannot understand '{rest[0]}'; see recbole-genrec {arguments.command} --help")

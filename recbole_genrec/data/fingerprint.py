@@ -42,6 +42,15 @@ def split_fingerprint(dataset, target_rows: Iterable[Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def numbering_fingerprint(dataset) -> str:
+    """Hash of which internal id each user and item has. The weights of a model belong to them.
+
+    RecBole numbers by first appearance, so another order of the same lines is the same data under other numbers.
+    """
+    tokens = [dataset.field2id_token[field].astype(str) for field in (dataset.uid_field, dataset.iid_field)]
+    return hashlib.sha256("\n".join("\t".join(each) for each in tokens).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
 def _lines(dataset, parts: list[np.ndarray], timed: bool = False) -> bytes:
     """24 bytes for each part's multiset of lines (raw user, raw item, place[, time]): its sum and its size.
 

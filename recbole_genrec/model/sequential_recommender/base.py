@@ -19,7 +19,7 @@ from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.batching import in_batches, users_that_fit
 from recbole_genrec.decoding.beam import beam_search
 from recbole_genrec.decoding.best_first import best_first
-from recbole_genrec.decoding.exact import exact_top_k, score_items
+from recbole_genrec.decoding.exact import exact_top_k, score_catalogue, score_items
 from recbole_genrec.decoding.free import free_beams
 from recbole_genrec.decoding.tree import NEVER, Ranking, side_by_side
 from recbole_genrec.errors import UserError
@@ -43,6 +43,9 @@ class GenerativeRecommender(SequentialRecommender):
     generative = True
     #: Kind of architecture -> class that puts it behind our interface.
     families: Mapping[str, type] = {CausalBackbone.kind: CausalBackbone}
+
+    #: Whether a prompt may tell of a whole history, not of its last MAX_ITEM_LIST_LENGTH items alone.
+    whole_histories = False
 
     #: Text that stands before every title.
     lead = ""
@@ -231,6 +234,12 @@ class GenerativeRecommender(SequentialRecommender):
         scores.scatter_(1, items, found)  # absent items share id 0, the padding
         scores[:, 0] = -torch.inf
         return scores.flatten()
+
+    @torch.no_grad()
+    def score_all(self, interaction) -> Tensor:
+        """``[B, n_items]`` exact log-probability of every item, ``-inf`` for the padding."""
+        with self.autocast():
+            return score_catalogue(self.backbone.start(self.prompt_of(interaction)), self.trie, self.config["norm"])
 
     @torch.no_grad()
     def predict(self, interaction) -> Tensor:

@@ -47,6 +47,7 @@ class RecSysLLM(GenerativeRecommender):
     """
 
     families = FAMILIES
+    whole_histories = True
     lead = " "
 
     @classmethod

@@ -1,0 +1,1 @@
+"""A local page that shows what models recommend, side by side."""
