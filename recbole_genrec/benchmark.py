@@ -278,8 +278,9 @@ def _write_per_user(run_dir: Path, dataset: GenRecDataset, users: pd.DataFrame, 
     """
     raw_users = dataset.field2id_token[dataset.uid_field].astype(str)
     raw_items = dataset.field2id_token[dataset.iid_field].astype(str)
-    table = users.assign(target_count=counts[users["target"]], user=raw_users[users["user"]], target=raw_items[users["target"]],
-                         rank=users["rank"].astype("Int64"), topk=[raw_items[row].tolist() for row in users["topk"]])
+    table = users.assign(user=raw_users[users["user"]], target=raw_items[users["target"]],
+                         target_count=counts[users["target"]], rank=users["rank"].astype("Int64"),
+                         topk=[raw_items[row].tolist() for row in users["topk"]])
     temporary = run_dir / f"{name}.tmp"
     table.to_parquet(temporary, index=False)
     temporary.replace(run_dir / name)

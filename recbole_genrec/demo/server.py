@@ -1,7 +1,8 @@
 """The demo's server: one static page and three JSON endpoints, on the standard library, for this machine only.
 
-Gradio would add 18 packages to this project's own and streamlit 9, each with bounds that must go with RecBole's, for one
-form and two lists. Here there is nothing to install, and nothing is loaded from elsewhere: the page's policy forbids it.
+Gradio would add 18 packages to this project's own and streamlit 9, each with bounds that must go with RecBole's, for
+one form and two lists. Here there is nothing to install, and nothing is loaded from elsewhere: the page's policy
+forbids it.
 """
 
 from __future__ import annotations

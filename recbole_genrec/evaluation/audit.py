@@ -6,8 +6,8 @@ programme decides (:func:`feasible`). Most impossible rows break a bound that is
 
     1/log2(k+1) * (hit@k - hit@j)  <=  ndcg@k - ndcg@j  <=  1/log2(j+2) * (hit@k - hit@j),
 
-where hit@0 = ndcg@0 = 0, hence ndcg@k <= hit@k and ndcg@1 = hit@1. The reader wants to know the bound, so the first ones
-that are broken are named.
+where hit@0 = ndcg@0 = 0, hence ndcg@k <= hit@k and ndcg@1 = hit@1. The reader wants to know the bound, so the first
+ones that are broken are named.
 """
 
 from __future__ import annotations

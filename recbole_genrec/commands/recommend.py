@@ -10,6 +10,7 @@ from dataclasses import asdict
 from tabulate import tabulate
 
 from recbole_genrec.errors import UserError
+from recbole_genrec.runtime import quiet
 
 _EXAMPLES = """examples:
   %(prog)s --run results/runs/RUN_ID --history "Toy Story" "GoldenEye"
@@ -32,7 +33,7 @@ Exit code: 0 stopped, 2 a mistake in the call (one line says which).
 _HOW = {"id": "by its id", "title": "", "words": "", "similar": "the nearest title", "chosen": "chosen"}
 
 
-def add_commands(commands) -> None:
+def add(commands) -> None:
     """Add ``recommend`` and ``demo`` to the command line."""
     recommend = commands.add_parser(
         "recommend", help="recommend items for a history of titles", allow_abbrev=False, epilog=_EXAMPLES,
@@ -53,12 +54,13 @@ def add_commands(commands) -> None:
     demo.add_argument("--run", required=True, action="append", metavar="RUN_DIR",
                       help="folder or id of a finished run; once for each model")
     demo.add_argument("--port", type=int, default=7860, help="0: any free one (default 7860)")
-    for command in (recommend, demo):
+    for command, handler in ((recommend, _recommend), (demo, _demo)):
         command.add_argument("--data_path", default=None,
                              help="folder that holds <dataset>/<dataset>.inter (default dataset)")
+        command.set_defaults(handler=handler)
 
 
-def recommend(arguments: argparse.Namespace) -> int:
+def _recommend(arguments: argparse.Namespace) -> int:
     """Print what the run recommends.
 
     Raises:
@@ -69,6 +71,7 @@ def recommend(arguments: argparse.Namespace) -> int:
                         "--help")
     if arguments.topk < 1:
         raise UserError(f"--topk={arguments.topk} must be at least 1")
+    quiet()
     from recbole_genrec.recommend import load
 
     recommender = load(arguments.run, arguments.data_path)
@@ -101,7 +104,7 @@ def recommend(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def demo(arguments: argparse.Namespace) -> int:
+def _demo(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C.
 
     Raises:
@@ -109,6 +112,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """
     if not 0 <= arguments.port <= 65535:
         raise UserError(f"--port={arguments.port} must be from 0 to 65535")
+    quiet()
     from recbole_genrec.demo.server import make_server
     from recbole_genrec.recommend import load
 

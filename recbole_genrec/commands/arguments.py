@@ -1,0 +1,56 @@
+"""What the commands share: options, settings on the command line, lists of names."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from recbole_genrec.errors import UserError
+
+
+def add_data_options(command: argparse.ArgumentParser) -> None:
+    """Where settings and data come from."""
+    command.add_argument("--config_files", default="", help="YAML files, separated by blanks; later ones win")
+    command.add_argument("--data_path", default=None,
+                         help="folder that holds <dataset>/<dataset>.inter (default dataset)")
+
+
+def overrides_of(arguments: argparse.Namespace, *options: str) -> dict[str, Any]:
+    """Settings given as ``--key=value``, and those of the options that are settings too.
+
+    Raises:
+        UserError: something that is no setting.
+    """
+    from recbole_genrec.settings import parse_value
+    from recbole_genrec.validation import KINDS
+
+    overrides = {}
+    for argument in arguments.settings:
+        if not argument.startswith("--") or "=" not in argument:
+            raise UserError(f"cannot understand '{argument}': settings are given as --key=value")
+        key, value = argument[2:].split("=", 1)
+        overrides[key] = value if KINDS.get(key) is str and value.lower() not in ("null", "~", "none") \
+            else parse_value(value)
+    for name in options:
+        if (value := getattr(arguments, name)) is not None:
+            overrides[name] = os.path.expanduser(value)
+    return overrides
+
+
+def names_of(text: str, option: str) -> list[str]:
+    """Names between commas. Raises UserError if there are none."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"{option} is empty")
+    return names
+
+
+def seeds_of(text: str | None) -> list[int]:
+    """Whole numbers between commas; none for None. Raises UserError for anything else."""
+    if text is None:
+        return []
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seed={text} must be whole numbers, separated by commas") from None

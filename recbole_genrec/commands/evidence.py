@@ -1,0 +1,108 @@
+"""``recbole-genrec compare`` and ``recbole-genrec audit``: what the records and tables prove."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from recbole_genrec.errors import UserError
+
+_AUDIT_EXAMPLES = """examples:
+  %(prog)s table.csv
+  %(prog)s results/leaderboard.csv
+  %(prog)s --published
+
+With one target per user, ndcg@k and hit@k bound each other; a row that no distribution of ranks can give is impossible.
+Columns are called hit@K, HR@K, H@K or recall@K, and ndcg@K or N@K; others are not read. A value may be off by half a
+unit in its last place. If a value is above 1, the whole table is read as percent.
+Exit code: 0 all rows are possible, 1 a row is not, 2 a mistake (one line says which).
+"""
+
+
+def add(commands) -> None:
+    compare = commands.add_parser("compare", help="compare models with the best baseline, from records",
+                                  allow_abbrev=False, description="Means with confidence intervals, and paired tests "
+                                  "of each model against the best baseline. Nothing is trained.")
+    compare.add_argument("--output_dir", default="results", help="where the records are, and where significance.csv "
+                                                                 "goes (default results)")
+    compare.add_argument("--dataset", default=None, help="of this data set only")
+    compare.add_argument("--metric", default="ndcg@10", help="hit@K or ndcg@K (default ndcg@10)")
+    compare.set_defaults(handler=_compare)
+    audit = commands.add_parser("audit", help="tell whether the rows of a table can be true", allow_abbrev=False,
+                                formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_AUDIT_EXAMPLES,
+                                description="Arithmetic of hit@k and ndcg@k, row by row.")
+    audit.add_argument("table", metavar="TABLE.csv", nargs="?", help="a CSV file with a header")
+    audit.add_argument("--published", action="store_true", help="the published rows in properties/experiment")
+    audit.set_defaults(handler=_audit)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Print each model against the best baseline, a table a split, and write ``<output_dir>/significance.csv``."""
+    from recbole_genrec.evaluation.significance import compare
+    from recbole_genrec.records import read_records, write_atomically
+
+    output_dir, metric = Path(arguments.output_dir).expanduser(), arguments.metric
+    records, broken = read_records(output_dir)
+    for path in broken:
+        print(f"warning: {path} cannot be read and is left out", file=sys.stderr)
+    table = compare(records, output_dir, metric, arguments.dataset)
+    path = output_dir / "significance.csv"
+    write_atomically(path, table.assign(metric=metric).to_csv(index=False, lineterminator="\n"))
+    models = table[table["variant"].isna()]
+    for (name, split, masked), rows in models.groupby(["dataset", "split_fingerprint", "mask_history"], dropna=False):
+        users = rows["users"].max()
+        print(f"\n{name}, split {split}, history {'masked' if masked else 'not masked'}"
+              + ("" if math.isnan(users) else f", {int(users):,} users") + f": {metric}\n")
+        print(_lines(rows))
+    print("\nMean ± standard deviation over seeds; 95 % bootstrap interval over users. p: paired t-test and Wilcoxon's "
+          "signed-rank\ntest over users' gains (averaged over seeds) against the best model without a language model, "
+          "corrected by Holm's\nmethod; * < .05, ** < .01, *** < .001 in both tests, for models that are better.")
+    if left_out := int(table["left_out"].sum()):
+        print(f"{left_out} older run(s) with other settings, or repeated with the same seed, are left out.")
+    if variants := len(table) - len(models):
+        print(f"{variants} variant(s) of ablations are in the file only; see recbole-genrec ablation.")
+    print("written:", path)
+    return 0
+
+
+def _lines(rows) -> str:
+    optional = [column for column in ("backbone", "item_index", "prompts") if rows[column].notna().any()]
+    lines = []
+    for row in rows.to_dict("records"):
+        mean = f"{row['mean']:.4f}" + ("" if math.isnan(row["sd"]) else f" ± {row['sd']:.4f}")
+        note = "best baseline" if row["baseline"] else "leaky" if row["leaky"] else ""
+        lines.append([row["model"], *(row[column] or "" for column in optional), row["n_seeds"], mean + row["mark"],
+                      "" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.4f}-{row['ci_high']:.4f}",
+                      note or _number(row["difference"], "+.4f"), _number(row["p_t"], ".2g"),
+                      _number(row["p_wilcoxon"], ".2g")])
+    head = ["model", *optional, "seeds", "mean", "95 % interval", "difference", "p (t)", "p (Wilcoxon)"]
+    return tabulate(lines, head, disable_numparse=True,
+                    colalign=["left"] * (1 + len(optional)) + ["right", "left", "left"] + ["right"] * 3)
+
+
+def _number(value: float, style: str) -> str:
+    return "" if math.isnan(value) else format(value, style)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    """Print a line a row of a CSV file, or of the published tables; 1 if a row is impossible, else 0."""
+    if (arguments.table is None) != arguments.published:
+        raise UserError("recbole-genrec audit needs a TABLE.csv or --published, one of the two")
+    from recbole_genrec.evaluation.audit import audit_table, published
+
+    if arguments.published:
+        table = published()
+        print(tabulate(table[["source", "dataset", "model", "verdict", "broken"]].values.tolist(),
+                       ["source", "data set", "model", "verdict", "bound that it breaks"]))
+    else:
+        table = audit_table(os.path.expanduser(arguments.table))
+        for row in table.to_dict("records"):
+            print(f"{row['verdict']}: {row['row']}" + (f": {row['broken']}" if row["broken"] else ""))
+    impossible = int((table["verdict"] != "ok").sum())
+    print(f"{impossible} of {len(table)} rows are impossible with one target per user")
+    return 1 if impossible else 0

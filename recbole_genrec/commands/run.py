@@ -1,0 +1,51 @@
+"""``recbole-genrec run``, and ``run_benchmark.py``: train and test models on data sets."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from recbole_genrec.commands.arguments import add_data_options, names_of, overrides_of, seeds_of
+from recbole_genrec.runtime import keep_freed_memory, quiet
+
+_EXAMPLES = """examples:
+  %(prog)s --model=GenRec --dataset=ml-100k
+  %(prog)s --model=GenRec,SASRec,GRU4Rec,Pop --dataset=ml-100k,amazon-toys --seed=1,2,3
+  %(prog)s --model=GenRec --dataset=amazon-toys --llm=./my-llama --layout=per_target --learning_rate=3e-4
+  %(prog)s --model=GenRec --dataset=ml-100k --seed=1,2,3 --ablation=genrec
+
+Any configuration key of RecBole, of the model or of this project is given as --key=value.
+Where a variant of the ablation sets a key that is also given here, the variant wins.
+Exit code: 0 done, 2 a mistake in the call (one line says which), 1 a run failed (its record says why),
+130 interrupted.
+"""
+
+
+def add(commands) -> None:
+    run = commands.add_parser("run", help="train and test models on data sets", allow_abbrev=False,
+                              prog="run_benchmark.py" if os.path.basename(sys.argv[0]) == "run_benchmark.py"
+                              else "recbole-genrec run",
+                              formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EXAMPLES)
+    run.add_argument("--model", required=True, help="one or more models, separated by commas")
+    run.add_argument("--dataset", required=True, help="one or more data sets, separated by commas")
+    run.add_argument("--seed", default=None, help="one or more seeds, separated by commas (default 2023)")
+    run.add_argument("--llm", default=None, help="backbone of generative models: hub id, folder, or a name in "
+                                                 "properties/backbone")
+    run.add_argument("--output_dir", default=None, help="where records and leaderboard.csv go (default results)")
+    run.add_argument("--ablation", default=None, help="run the variants that a YAML file compares, and compare them: "
+                                                      "a name in properties/ablation, or a file; a variant's settings "
+                                                      "win over those given here")
+    add_data_options(run)
+    run.set_defaults(handler=_run, settings=[])
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    overrides = overrides_of(arguments, "llm", "output_dir", "data_path")
+    datasets = names_of(arguments.dataset, "--dataset")
+    quiet()
+    keep_freed_memory()
+    from recbole_genrec.suite import run_suite
+
+    return run_suite(names_of(arguments.model, "--model"), datasets, seeds_of(arguments.seed),
+                     arguments.config_files.split(), overrides, arguments.ablation)
