@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.prompt import read_prompt
+from recbole_genrec.prompt import filled, read_prompt
 
 #: What the text of each mode must leave room for.
 _SLOTS = {"rank": {"history", "candidates", "count"}, "score": {"history"}, "generate": {"history", "count"}}
@@ -36,14 +35,12 @@ class Wording:
         Raises:
             UserError: no such file, or one that is no wording of a chat model's tasks.
         """
-        content, words = read_prompt(name, domain)
-        text = content.get(mode)
-        slots = {slot for _, slot, _, _ in string.Formatter().parse(text) if slot} if isinstance(text, str) else set()
-        if slots - words.keys() != _SLOTS[mode]:
-            raise UserError(f"prompt={name} has no text '{mode}' with {', '.join(sorted(_SLOTS[mode]))}: it is of "
-                            "another model's form")
-        text = text.format(**words, **{slot: "{" + slot + "}" for slot in _SLOTS[mode]})
-        wording = json.dumps([content["version"], text, content["answer"]])
+        content, words = read_prompt(name, domain, {mode: str, "answer": str})
+        slots = {slot: "{" + slot + "}" for slot in _SLOTS[mode]}
+        text = filled(content[mode], {**words, **slots})
+        if missing := sorted(slot for slot, braces in slots.items() if braces not in text):
+            raise UserError(f"prompt={name}: the text '{mode}' leaves no room for {', '.join(missing)}")
+        wording = json.dumps([content.get("version"), text, content["answer"]])
         return cls(text, content["answer"], hashlib.sha256(wording.encode()).hexdigest()[:16])
 
     def message(self, history: Sequence[str], count: int, candidates: Sequence[str] = ()) -> str:
