@@ -31,7 +31,8 @@ setup(
         "safetensors>=0.5",
         "numpy>=1.26,<3",
         "pandas>=2.0,<3",       # pandas 3's copy-on-write breaks RecBole's in-place remapping
-        "scipy>=1.10",          # significance
+        "scipy>=1.10",          # significance, audit
+        "rapidfuzz>=3",         # near misses of free generation
         "scikit-learn>=1.3",    # semantic and collaborative item indexes
         "threadpoolctl>=3.1",   # scikit-learn's own: one thread where sums must be reproducible
         "matplotlib>=3.8",      # plots of ablations
@@ -42,6 +43,6 @@ setup(
         "tabulate>=0.9",
         "tqdm>=4.60",
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100"]},
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "statsmodels>=0.14"]},
     entry_points={"console_scripts": ["recbole-genrec = recbole_genrec.cli:main"]},
 )

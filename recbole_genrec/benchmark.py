@@ -30,7 +30,9 @@ from recbole_genrec.data.fingerprint import data_fingerprint, split_fingerprint
 from recbole_genrec.data.leakage import find_leaks, index_leak
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
+from recbole_genrec.evaluation import audit
 from recbole_genrec.evaluation.cost import Peak, processor
+from recbole_genrec.evaluation.popularity import list_metrics, training_counts
 from recbole_genrec.evaluation.validity import free_generation
 from recbole_genrec.records import write_record
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer, two_stages
@@ -177,11 +179,12 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
     seconds = time.monotonic() - began
     _, other = trainer.test(test, not masked, show_progress=progress)
     unmasked = other if masked else users
-    _write_per_user(run_dir, data.dataset, users)
+    counts = training_counts(data.parts[0])
+    _write_per_user(run_dir, data.dataset, users, counts)
     other_prompts, sets = {}, getattr(model, "prompt_sets", ())
     for model.prompt_set in sets[1:]:
         other_prompts[model.prompt_set], others = trainer.test(test, masked, show_progress=progress)
-        _write_per_user(run_dir, data.dataset, others, f"per_user.{model.prompt_set}.parquet")
+        _write_per_user(run_dir, data.dataset, others, counts, f"per_user.{model.prompt_set}.parquet")
 
     timed = users["tied"].notna()
     untied = users[~users["tied"].fillna(True)]
@@ -210,6 +213,8 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
         if config["validity_users"]:
             record.update(free_generation(model, test, config["validity_users"]))
     # Last: the memory of the checks is no part of the run's.
+    record.update(_checked(data, "metrics of lists", lambda: list_metrics(config, users["topk"], counts)) or {})
+    record["audit"] = _checked(data, "audit of the metrics", lambda: audit.of_record(record))
     record["leakage"] = _checked(data, "leak checks", lambda: find_leaks(data.dataset, data.parts))
     if generative and model.index.numbers is not None:
         record["index_leak"] = _checked(data, "probe of the item index", lambda: index_leak(
@@ -244,12 +249,15 @@ def rank_metrics(rank: pd.Series, topk: list[int]) -> dict[str, float]:
     return result
 
 
-def _write_per_user(run_dir: Path, dataset: GenRecDataset, users: pd.DataFrame,
+def _write_per_user(run_dir: Path, dataset: GenRecDataset, users: pd.DataFrame, counts: np.ndarray,
                     name: str = "per_user.parquet") -> None:
-    """Users, lists and ranks by raw ids, so that runs can be compared whatever RecBole's numbering."""
+    """Users, lists and ranks by raw ids, so that runs can be compared whatever RecBole's numbering.
+
+    ``counts`` (``[n_items]``) is how often an item occurs in training: the file has it for each user's target.
+    """
     raw_users = dataset.field2id_token[dataset.uid_field].astype(str)
     raw_items = dataset.field2id_token[dataset.iid_field].astype(str)
-    table = users.assign(user=raw_users[users["user"]], target=raw_items[users["target"]],
+    table = users.assign(target_count=counts[users["target"]], user=raw_users[users["user"]], target=raw_items[users["target"]],
                          rank=users["rank"].astype("Int64"), topk=[raw_items[row].tolist() for row in users["topk"]])
     temporary = run_dir / f"{name}.tmp"
     table.to_parquet(temporary, index=False)

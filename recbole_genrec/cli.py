@@ -1,4 +1,5 @@
-"""Command line: ``run_benchmark.py ...``, ``recbole-genrec run ...``, ``... check-data`` and ``... ablation``."""
+"""Command line: ``run_benchmark.py``, and ``recbole-genrec`` ``run``, ``check-data``, ``ablation``, ``compare``,
+``audit``."""
 
 from __future__ import annotations
 
@@ -31,6 +32,17 @@ _CHECK_EXAMPLES = """examples:
 A line of the table is "ok", "LEAK" (the data give test items away, or a test means little) or "note" (worth knowing).
 Any configuration key of RecBole or of this project is given as --key=value.
 Exit code: 0 done, whatever was found; 2 a mistake in the call (one line says which).
+"""
+
+_AUDIT_EXAMPLES = """examples:
+  %(prog)s table.csv
+  %(prog)s results/leaderboard.csv
+  %(prog)s --published
+
+With one target per user, ndcg@k and hit@k bound each other; a row that no distribution of ranks can give is impossible.
+Columns are called hit@K, HR@K, H@K or recall@K, and ndcg@K or N@K; others are not read. A value may be off by half a
+unit in its last place. If a value is above 1, the whole table is read as percent.
+Exit code: 0 all rows are possible, 1 a row is not, 2 a mistake (one line says which).
 """
 
 
@@ -80,6 +92,18 @@ def _main(argv: list[str]) -> int:
                                    "records of its runs. Nothing is trained.")
     ablation.add_argument("name", metavar="NAME", help="a name in properties/ablation, or a YAML file")
     ablation.add_argument("--output_dir", default="results", help="where the records are (default results)")
+    compare = commands.add_parser("compare", help="compare models with the best baseline, from records",
+                                  allow_abbrev=False, description="Means with confidence intervals, and paired tests "
+                                  "of each model against the best baseline. Nothing is trained.")
+    compare.add_argument("--output_dir", default="results", help="where the records are, and where significance.csv "
+                                                                 "goes (default results)")
+    compare.add_argument("--dataset", default=None, help="of this data set only")
+    compare.add_argument("--metric", default="ndcg@10", help="hit@K or ndcg@K (default ndcg@10)")
+    audit = commands.add_parser("audit", help="tell whether the rows of a table can be true", allow_abbrev=False,
+                                formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_AUDIT_EXAMPLES,
+                                description="Arithmetic of hit@k and ndcg@k, row by row.")
+    audit.add_argument("table", metavar="TABLE.csv", nargs="?", help="a CSV file with a header")
+    audit.add_argument("--published", action="store_true", help="the published rows in properties/experiment")
     check = commands.add_parser("check-data", help="tell what data sets give away", allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_CHECK_EXAMPLES,
                                 description="Leak checks of data sets and their splits, one table each.")
@@ -89,8 +113,11 @@ def _main(argv: list[str]) -> int:
         command.add_argument("--data_path", default=None,
                              help="folder that holds <dataset>/<dataset>.inter (default dataset)")
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command == "ablation":
-        return _ablation(arguments, rest)
+    derived = {"ablation": _ablation, "compare": _compare, "audit": _audit}
+    if arguments.command in derived:  # from what is there; no settings are read
+        if rest:
+            raise UserError(f"cannot understand '{rest[0]}'; see recbole-genrec {arguments.command} --help")
+        return derived[arguments.command](arguments)
     from recbole_genrec.runtime import keep_freed_memory, quiet
 
     overrides = _overrides(rest)
@@ -110,16 +137,28 @@ def _main(argv: list[str]) -> int:
                      arguments.ablation)
 
 
-def _ablation(arguments: argparse.Namespace, rest: list[str]) -> int:
+def _ablation(arguments: argparse.Namespace) -> int:
     from recbole_genrec.ablation import read_ablation
 
-    if rest:
-        raise UserError(f"cannot understand '{rest[0]}': the tables need a NAME and --output_dir only")
     ablation = read_ablation(arguments.name)
     from recbole_genrec.evaluation.ablation import report
 
     report(ablation, Path(arguments.output_dir).expanduser())
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from recbole_genrec.evidence import compare_models
+
+    return compare_models(Path(arguments.output_dir).expanduser(), arguments.dataset, arguments.metric)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from recbole_genrec.evidence import audit
+
+    if (arguments.table is None) != arguments.published:
+        raise UserError("recbole-genrec audit needs a TABLE.csv or --published, one of the two")
+    return audit(None if arguments.published else os.path.expanduser(arguments.table))
 
 
 def _overrides(rest: list[str]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ COLUMNS = [
 
 #: A metric of RecBole's at some k, as it is, unmasked or of untied users.
 _METRIC = re.compile(r"[a-z]+@\d+(_unmasked|_untied)?")
+#: Of those, what is said of lists and not of hits: the record has it, a dozen more columns would hide the others.
+_OF_LISTS = re.compile(r"(itemcoverage|giniindex|averagepopularity|tailpercentage)@\d+")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -115,14 +117,16 @@ def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
     rows = [record]
     for name, metrics in (record.get("other_prompts") or {}).items():
         shared = {key: value for key, value in record.items() if not _METRIC.fullmatch(key)
-                  and key not in ("valid_rate", "duplicate_rate", "eval_users_per_second", "exact_share")}
+                  and key not in ("valid_rate", "duplicate_rate", "near_miss_rate", "empty_rate",
+                                  "eval_users_per_second", "exact_share")}
         rows.append({**shared, **metrics, "prompts": name})
     return rows
 
 
 def leaderboard_csv(records: list[dict[str, Any]]) -> str:
-    """The records as CSV text: ``COLUMNS``, then any other metric that a record has; nothing where one has no value."""
-    others = sorted({key for record in records for key in record if _METRIC.fullmatch(key)} - set(COLUMNS))
+    """The records as CSV text: ``COLUMNS``, then any other metric of hits; nothing where a record has no value."""
+    others = sorted({key for record in records for key in record
+                     if _METRIC.fullmatch(key) and not _OF_LISTS.fullmatch(key)} - set(COLUMNS))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*COLUMNS, *others], extrasaction="ignore", restval="", lineterminator="\n")
     writer.writeheader()

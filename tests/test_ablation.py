@@ -22,7 +22,7 @@ from recbole_genrec.ablation import Ablation, read_ablation
 from recbole_genrec.cli import main
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation import ablation_plot
-from recbole_genrec.evaluation.ablation import compare, holm, report
+from recbole_genrec.evaluation.ablation import compare, report
 from recbole_genrec.model.registry import OURS, models_of
 from recbole_genrec.records import read_records, update_leaderboard, write_record
 from recbole_genrec.settings import property_names
@@ -266,11 +266,6 @@ def test_the_figures_are_those_of_a_calculation_by_hand_and_of_scipy(six_runs):
     assert no_a.p < no_b.p and (no_a.p_holm, no_b.p_holm) == (pytest.approx(2 * no_a.p), pytest.approx(no_b.p))
     assert no_a.p_holm < 0.05 < no_b.p_holm and (no_a.mark != "", no_b.mark) == (True, "")
     assert table().users == 8
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
-    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
 
 
 def test_other_seeds_extend_the_table_and_only_shared_ones_are_compared(six_runs):

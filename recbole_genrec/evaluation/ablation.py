@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, Iterable
 
 import numpy as np
-import pandas as pd
-from scipy.stats import ttest_rel
 from tabulate import tabulate
 
 from recbole_genrec.ablation import Ablation
 from recbole_genrec.errors import UserError
+from recbole_genrec.evaluation.significance import holm, mark, over_seeds, paired_tests, user_gains
 from recbole_genrec.records import read_records, write_atomically
 
 log = logging.getLogger("recbole_genrec")
@@ -32,8 +31,6 @@ _METRICS = {
     "hit@10": lambda record: record.get("hit@10"),
     "valid_ndcg@10": lambda record: (record.get("valid") or {}).get("ndcg@10"),
 }
-#: A mark for a p-value (corrected, see :func:`holm`) below each of these.
-_MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 
 
 @dataclass
@@ -73,7 +70,7 @@ class Row:
     @property
     def mark(self) -> str:
         """Stars for significance."""
-        return next((mark for limit, mark in _MARKS if self.p_holm is not None and self.p_holm < limit), "")
+        return mark(self.p_holm)
 
 
 @dataclass
@@ -229,14 +226,6 @@ def compare(ablation: Ablation, model: str, dataset: str, records: list[dict[str
     return Table(ablation, model, dataset, rows, users, len(mine) - len(same))
 
 
-def holm(p: list[float]) -> list[float]:
-    """Holm's step-down correction: the chance that any of them is below its limit by luck stays below that limit."""
-    corrected, largest = list(p), 0.0
-    for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        largest = corrected[index] = max(largest, min(1.0, (len(p) - rank) * p[index]))
-    return corrected
-
-
 def _good(record: dict[str, Any]) -> bool:
     return record.get("status") == "ok" and None not in (record.get("ndcg@10"), record.get("hit@10"))
 
@@ -255,24 +244,10 @@ def _row(variant: str, settings: dict, good: dict[int, dict], bad: dict[int, dic
 
 def _paired_test(one: list[Path], other: list[Path]) -> tuple[float | None, int | None]:
     """p-value and number of users; None where a list of users is gone or is not the same for all runs."""
-    gains = [_users_ndcg(run_dir) for run_dir in (*one, *other)]
-    if any(gain is None or not gain.index.equals(gains[0].index) for gain in gains) or len(gains[0]) < 2:
-        return None, None
-    mean, reference = (np.mean(side, axis=0) for side in (gains[:len(one)], gains[len(one):]))
-    if (mean == reference).all():
-        return 1.0, len(mean)
-    return float(ttest_rel(mean, reference).pvalue), len(mean)
-
-
-def _users_ndcg(run_dir: Path) -> pd.Series | None:
-    """ndcg@10 by user, sorted by user; None if the run's ``per_user.parquet`` cannot be read."""
-    try:
-        table = pd.read_parquet(run_dir / "per_user.parquet", columns=["user", "rank"])
-    except (OSError, ValueError, KeyError):
-        return None
-    rank = table["rank"].to_numpy(dtype=float, na_value=np.nan)
-    gain = np.where(rank <= 10, 1 / np.log2(np.where(rank <= 10, rank, 1) + 1), 0.0)
-    return pd.Series(gain).groupby(table["user"].to_numpy()).mean()
+    sides = [over_seeds(user_gains(run_dir / "per_user.parquet", "ndcg@10") for run_dir in side)
+             for side in (one, other)]
+    p, _ = paired_tests(*sides)
+    return p, None if p is None else len(sides[0])
 
 
 def _mean_sd(row: Row, metric: str) -> str:

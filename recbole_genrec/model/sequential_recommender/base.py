@@ -193,13 +193,13 @@ class GenerativeRecommender(SequentialRecommender):
                                         int(self.index.lengths.max()), self.positions)
         texts = [" ".join(text.split())
                  for text in self.tokenizer.batch_decode(tokens.flatten(0, 1), skip_special_tokens=True)]
-        items = torch.tensor([self._spelled.get(text, 0) for text in texts], device=tokens.device)
+        items = torch.tensor([self.spelled.get(text, 0) for text in texts], device=tokens.device)
         rows = [texts[begin:begin + beams] for begin in range(0, len(texts), beams)]
         return items.view(scores.shape), rows, scores
 
     @cached_property
-    def _spelled(self) -> dict[str, int]:
-        # As the tokenizer writes them: BERT's has no capitals.
+    def spelled(self) -> dict[str, int]:
+        """Item by spelling, white space aside, as the tokenizer writes it (BERT's has no capitals)."""
         texts = self.tokenizer.batch_decode([self.index.spelling(item)[:-1] for item in range(1, self.index.n_items)])
         return {" ".join(text.split()): item for item, text in enumerate(texts, 1)}
 
