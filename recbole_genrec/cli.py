@@ -1,5 +1,5 @@
 """Command line: ``run_benchmark.py``, and ``recbole-genrec`` ``run``, ``check-data``, ``ablation``, ``compare``,
-``audit``."""
+``audit`` and ``report``."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ With one target per user, ndcg@k and hit@k bound each other; a row that no distr
 Columns are called hit@K, HR@K, H@K or recall@K, and ndcg@K or N@K; others are not read. A value may be off by half a
 unit in its last place. If a value is above 1, the whole table is read as percent.
 Exit code: 0 all rows are possible, 1 a row is not, 2 a mistake (one line says which).
+"""
+
+_REPORT_EXAMPLES = """examples:
+  %(prog)s results
+  %(prog)s results --output report.html
+  %(prog)s results/leaderboard.csv --output table.tex
+
+A table is of one data set, split and masking policy; an ablation has its own. The page is one file and loads nothing.
+Exit code: 0 done, 2 a mistake in the call (one line says which).
 """
 
 
@@ -104,6 +113,14 @@ def _main(argv: list[str]) -> int:
                                 description="Arithmetic of hit@k and ndcg@k, row by row.")
     audit.add_argument("table", metavar="TABLE.csv", nargs="?", help="a CSV file with a header")
     audit.add_argument("--published", action="store_true", help="the published rows in properties/experiment")
+    report = commands.add_parser("report", help="show a leaderboard as one HTML page, or as Markdown or LaTeX tables",
+                                 allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                 epilog=_REPORT_EXAMPLES, description="A leaderboard to look at, to send and to print. "
+                                 "Nothing is trained.")
+    report.add_argument("leaderboard", metavar="LEADERBOARD", help="a leaderboard.csv, or an output folder; records "
+                                                                   "under runs/ beside it give the details")
+    report.add_argument("--output", default=None, help="the file to write (default report.html, .md or .tex)")
+    report.add_argument("--format", default=None, help="html, markdown or latex (default: by the suffix of --output)")
     check = commands.add_parser("check-data", help="tell what data sets give away", allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_CHECK_EXAMPLES,
                                 description="Leak checks of data sets and their splits, one table each.")
@@ -113,7 +130,7 @@ def _main(argv: list[str]) -> int:
         command.add_argument("--data_path", default=None,
                              help="folder that holds <dataset>/<dataset>.inter (default dataset)")
     arguments, rest = parser.parse_known_args(argv)
-    derived = {"ablation": _ablation, "compare": _compare, "audit": _audit}
+    derived = {"ablation": _ablation, "compare": _compare, "audit": _audit, "report": _report}
     if arguments.command in derived:  # from what is there; no settings are read
         if rest:
             raise UserError(f"cannot understand '{rest[0]}'; see recbole-genrec {arguments.command} --help")
@@ -159,6 +176,13 @@ def _audit(arguments: argparse.Namespace) -> int:
     if (arguments.table is None) != arguments.published:
         raise UserError("recbole-genrec audit needs a TABLE.csv or --published, one of the two")
     return audit(None if arguments.published else os.path.expanduser(arguments.table))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from recbole_genrec.report import write_report
+
+    output = None if arguments.output is None else Path(arguments.output).expanduser()
+    return write_report(Path(arguments.leaderboard).expanduser(), output, arguments.format)
 
 
 def _overrides(rest: list[str]) -> dict[str, Any]:
