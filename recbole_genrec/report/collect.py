@@ -176,7 +176,7 @@ def _differences(clusters: list[list[dict]]) -> list[str]:
     settings = [cluster[0]["settings"] for cluster in clusters]
     keys = sorted({key for one in settings for key in one if any(one[key] != other[key] for other in settings
                                                                   if key in other)},
-                  key=lambda key: (key not in _TOLD_FIRST, key))
+                  key=lambda key: (_TOLD_FIRST.index(key) if key in _TOLD_FIRST else len(_TOLD_FIRST), key))
     return [", ".join(f"{key}: {one[key]}" for key in [key for key in keys if key in one][:3]) for one in settings]
 
 

@@ -9,7 +9,7 @@ const MARKERS = [  /* shape and colour say the same, for those who see no colour
 const KIND_MARKERS = { generative: 0, baseline: 1, probe: 2 };
 const HEIGHT = 300, MARGIN = { top: 12, right: 16, bottom: 46, left: 58 };
 
-const seriesName = (row) => row.note ? `${row.label} (${row.note.length > 40 ? row.note.slice(0, 39) + "…" : row.note})` : row.label;
+const seriesName = (row) => row.note ? `${row.label} (${row.note.length > 56 ? row.note.slice(0, 55) + "…" : row.note})` : row.label;
 const short = (value) => value === 0 ? "0" : Math.abs(value) >= 1000 ? COMPACT.format(value) : String(+value.toPrecision(3));
 
 /* ------------------------------------------------------------------------------------------------- scales */
@@ -63,7 +63,7 @@ function scatter(width, table, rows, view) {
   const metric = view.metric, cost = table.columns.find((column) => column.key === view.cost);
   const both = rows.filter((row) => row.values[metric] != null && row.values[cost.key] != null);
   const points = both.filter((row) => !view.log || row.values[cost.key] > 0);
-  const lost = both.filter((row) => !points.includes(row)).map((row) => row.label);
+  const lost = both.filter((row) => view.log && !(row.values[cost.key] > 0)).map((row) => row.label);
   const gone = lost.length ? html`<p class="key">0 is not on a logarithmic axis: ${lost.length > 5
     ? `${lost.length} rows` : lost.join(", ")}.</p>` : "";
   if (!points.length) return gone || html`<p class="key">No row has both.</p>`;

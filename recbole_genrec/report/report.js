@@ -93,16 +93,19 @@ function head(table) {
   return html`<tr>${[{ key: "model", label: "model" }, ...shownColumns(table)].map(th)}</tr>`;
 }
 
-function body(table, index) {
-  const columns = shownColumns(table);
-  const parts = visible(table).map((row) => html`<tr class="${row.kind}"><th scope="row"><button type="button"
-    data-table="${index}" data-row="${table.rows.indexOf(row)}">${row.label}</button> ${tags(row, table)}${
+function measuredRow(row, table, index) {
+  return html`<tr class="${row.kind}"><th scope="row"><button type="button" data-table="${index}"
+    data-row="${table.rows.indexOf(row)}">${row.label}</button> ${tags(row, table)}${
     row.note ? html`<small>${row.note}</small>` : ""}${row.seeds.length > 1
-    ? html`<small>${row.seeds.length} seeds</small>` : ""}</th>${columns.map((column) => cell(row, column))}</tr>`);
+    ? html`<small>${row.seeds.length} seeds</small>` : ""}</th>${shownColumns(table).map((column) => cell(row, column))}</tr>`;
+}
+
+function publishedRows(table) {
+  const columns = shownColumns(table);
   const papers = table.published.map((paper) => [paper, visible(table, paper.rows)]).filter(([, rows]) => rows.length);
-  return [html`<tbody>${parts}</tbody>`, ...papers.map(([paper, rows]) => html`<tbody class="published"><tr><th
-    scope="rowgroup" colspan="${columns.length + 1}"><span>Published: ${paper.source}</span></th></tr>${
-    rows.map((row) => publishedRow(row, table, columns))}</tbody>`)];
+  return papers.map(([paper, rows]) => html`<tbody class="published"><tr><th scope="rowgroup"
+    colspan="${columns.length + 1}"><span>Published: ${paper.source}</span></th></tr>${
+    rows.map((row) => publishedRow(row, table, columns))}</tbody>`);
 }
 
 /* Papers tell no costs: why a row is impossible stands in their place. */
@@ -113,22 +116,47 @@ function publishedRow(row, table, columns) {
     measured.map((column) => cell(row, column))}${rest ? html`<td class="why" colspan="${rest}">${why}</td>` : ""}</tr>`;
 }
 
+/* So many rows are drawn at once; those of a longer table follow when these are on the screen. */
+const FIRST = 200;
+let completing;
+
 function draw(table, index) {
-  const element = byId("table-" + index), [rows, ...papers] = body(table, index);
+  const element = byId("table-" + index), rows = visible(table);
   element.tHead.innerHTML = head(table);
   element.querySelectorAll("tbody").forEach((old) => old.remove());
-  element.insertAdjacentHTML("beforeend", html`${rows}${papers}`);
+  element.insertAdjacentHTML("beforeend", html`<tbody>${rows.slice(0, FIRST).map((row) =>
+    measuredRow(row, table, index))}</tbody>${publishedRows(table)}`);
+  table.rest = rows.slice(FIRST);
+  byId("section-" + index).hidden = !element.querySelector("tbody td");
   redraw(table, index);
 }
 
+function complete() {
+  report.tables.forEach((table, index) => {
+    if (table.rest.length) byId("table-" + index).tBodies[0].insertAdjacentHTML("beforeend", html`${table.rest.map((row) =>
+      measuredRow(row, table, index))}`);
+    table.rest = [];
+  });
+}
+
+/* Plots are drawn when they come near: a long table does not wait for them. To observe again is to be told again. */
+const near = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) =>
+  plot(report.tables[entry.target.dataset.index], entry.target)), { rootMargin: "600px" });
+
+function plot(table, element) {
+  if (element.open) drawPlots(element.lastElementChild, table, visible(table));
+}
+
 function redraw(table, index) {
-  const plots = byId("plots-" + index);
-  if (plots.open) drawPlots(plots.lastElementChild, table, visible(table));
+  near.unobserve(byId("plots-" + index));
+  near.observe(byId("plots-" + index));
 }
 
 function drawAll() {
   const active = document.activeElement?.dataset?.sort, home = document.activeElement?.closest?.("table");
+  clearTimeout(completing);
   report.tables.forEach(draw);
+  requestAnimationFrame(() => { clearTimeout(completing); completing = setTimeout(complete); });
   if (home) home.querySelector(`[data-sort="${CSS.escape(active || "")}"]`)?.focus();
   const all = report.tables.reduce((sum, table) => sum + table.rows.length, 0);
   const shown = report.tables.reduce((sum, table) => sum + visible(table).length, 0);
@@ -158,7 +186,7 @@ function section(table, index) {
       html`<tr><th scope="row">${check.label}</th><td>${check.value}</td><td>${check.compared}</td><td><span
       class="tag ${check.verdict === "LEAK" ? "bad" : ""}">${check.verdict}</span></td><td>${check.meaning}</td></tr>`)
     }</tbody></table></div></details>` : ""}
-    <details id="plots-${index}" ${table.ablation ? "" : "open"}><summary>Plots</summary><div class="plots"></div>
+    <details id="plots-${index}" data-index="${index}" ${table.ablation ? "" : "open"}><summary>Plots</summary><div class="plots"></div>
     </details></section>`;
 }
 
@@ -264,6 +292,10 @@ function listen() {
   });
   window.addEventListener("hashchange", () => { readAddress(); drawAll(); });
   report.tables.forEach((table, index) => byId("plots-" + index).addEventListener("toggle", () => redraw(table, index)));
+  window.addEventListener("beforeprint", () => {
+    complete();
+    report.tables.forEach((table, index) => plot(table, byId("plots-" + index)));
+  });
   let width = innerWidth;
   window.addEventListener("resize", () => {
     if (width !== innerWidth) report.tables.forEach(redraw);  /* a phone's bars change the height alone */
@@ -272,7 +304,3 @@ function listen() {
 }
 
 start();
-/* Milliseconds from the start of loading to the second frame after the tables stood: for benchmarks and tests. */
-requestAnimationFrame(() => requestAnimationFrame(() => {
-  document.documentElement.dataset.rendered = Math.round(performance.now());
-}));
