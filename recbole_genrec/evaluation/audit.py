@@ -202,7 +202,7 @@ def _cells(row: Mapping[str, Any], percent: bool) -> tuple[Cells, list[str]]:
         kind, k, _ = parse_metric(name)
         cell = Cell(float(number) / scale, half)
         other = cells.setdefault((kind, k), cell)
-        if max(cell.low, other.low) > min(cell.high, other.high) + _NOISE:
+        if other is not cell and max(cell.low, other.low) > min(cell.high, other.high) + _NOISE:
             broken.append(f"{name} = {cell.value:.6g} and another {kind}@{k} = {other.value:.6g} differ")
     if ("hit", 1) in cells:  # the same number by definition
         cells.setdefault(("ndcg", 1), cells["hit", 1])
@@ -249,15 +249,20 @@ def audit_table(path: str | Path) -> pd.DataFrame:
     header, rows = read_table(path)
     first = next(index for index, name in enumerate(header) if parse_metric(name))
     naming = ["run_id"] if "run_id" in header else header[:first]
-    judged, number = [], 0
-    try:
-        percent = any(is_percent(name, value) for number, row in enumerate(rows, 1) for name, value in row.items())
+    def each(question) -> list:
+        answers = []
         for number, row in enumerate(rows, 1):
-            label = " ".join(filter(None, (row[name].strip() for name in naming))) or f"row {number}"
-            judged.append((label, judge(row, percent)))
-    except UserError as error:
-        raise UserError(f"row {number} of {path}: {error}") from None
-    return pd.DataFrame([_verdict(row=label, broken=broken) for label, broken in judged])
+            try:
+                answers.append(question(row))
+            except UserError as error:
+                raise UserError(f"row {number} of {path}: {error}") from None
+        return answers
+
+    percent = any(each(lambda row: any(is_percent(name, value) for name, value in row.items())))
+    labels = [" ".join(filter(None, (row[name].strip() for name in naming))) or f"row {number}"
+              for number, row in enumerate(rows, 1)]
+    return pd.DataFrame([_verdict(row=label, broken=broken)
+                         for label, broken in zip(labels, each(lambda row: judge(row, percent)))])
 
 
 def published() -> pd.DataFrame:
