@@ -22,7 +22,8 @@ setup(
     packages=[*find_packages(include=["recbole_genrec*", "dataset_converters*"]), "recbole_genrec.properties"],
     package_dir={"recbole_genrec.properties": "properties"},
     package_data={"recbole_genrec.properties": [f"{folder}/*.yaml".lstrip("/") for folder in PROPERTY_FOLDERS],
-                  "recbole_genrec.demo": ["page.html"]},
+                  "recbole_genrec.demo": ["page.html"],
+                  "recbole_genrec.report": ["*.html", "*.js", "*.css"]},
     install_requires=[
         "recbole==1.2.1",       # its internals are subclassed and repaired (compat.py)
         "torch>=2.6",

@@ -22,12 +22,14 @@ from recbole_genrec import suite
 from recbole_genrec.ablation import read_ablation
 from recbole_genrec.backbone import loading
 from recbole_genrec.cli import main
+from recbole_genrec.records import leaderboard_csv, write_atomically
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text("utf-8"), re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 SHORT = [line for line in COMMANDS if line.startswith("python -m dataset_converters") or "check-data" in line
          or line.endswith("--help")]
+REPORTS = [line for line in COMMANDS if line.startswith("recbole-genrec report") and line not in SHORT]
 RUNS = [line for line in COMMANDS if re.match("recbole-genrec run --model", line)]
 
 
@@ -52,11 +54,11 @@ def raw_dumps(folder: Path) -> None:
 
 
 def test_the_readme_has_commands():
-    assert len(SHORT) >= 6 and len(RUNS) >= 2
+    assert len(SHORT) >= 6 and len(RUNS) >= 2 and len(REPORTS) >= 2
     known = (*SHORT, *RUNS)
     rest = [line for line in COMMANDS if line not in known]
-    # .ci/run has the first; test_significance.py and test_audit.py have the last.
-    others = r"python3\.11 -m venv|pip install|recbole-genrec (compare|audit) "
+    # .ci/run has the first; test_significance.py, test_audit.py and the tests of reports below have the last.
+    others = r"python3\.11 -m venv|pip install|recbole-genrec (compare|audit|report) "
     assert all(re.match(others, line) for line in rest), rest
 
 
@@ -104,3 +106,14 @@ def test_a_run_is_planned_as_the_readme_says(command, tmp_path, monkeypatch):
     assert [(config["model"], str(config["seed"]), labels.get("variant")) for config, labels in planned] == [
         (m, s, variant) for s in seeds for m in models for variant in variants]
     assert loading.resolve("my-llama") == "my-llama"
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_a_report_is_written_as_the_readme_says(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "results").mkdir()
+    write_atomically(tmp_path / "results" / "leaderboard.csv", leaderboard_csv([
+        {"run_id": "1", "dataset": "ml-100k", "model": "Pop", "status": "ok", "hit@10": 0.2, "ndcg@10": 0.1}]))
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[1:]) == 0
+    written = Path(re.search("written: ([^ ]+)", capsys.readouterr().out)[1])
+    assert "Pop" in written.read_text("utf-8")

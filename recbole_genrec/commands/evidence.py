@@ -43,7 +43,7 @@ def add(commands) -> None:
 
 def _compare(arguments: argparse.Namespace) -> int:
     """Print each model against the best baseline, a table a split, and write ``<output_dir>/significance.csv``."""
-    from recbole_genrec.evaluation.significance import compare
+    from recbole_genrec.evaluation.significance import SETTING, compare
     from recbole_genrec.records import read_records, write_atomically
 
     output_dir, metric = Path(arguments.output_dir).expanduser(), arguments.metric
@@ -54,9 +54,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     path = output_dir / "significance.csv"
     write_atomically(path, table.assign(metric=metric).to_csv(index=False, lineterminator="\n"))
     models = table[table["variant"].isna()]
-    for (name, split, masked), rows in models.groupby(["dataset", "split_fingerprint", "mask_history"], dropna=False):
+    for (name, split, masked, listed), rows in models.groupby(SETTING, dropna=False):
         users = rows["users"].max()
         print(f"\n{name}, split {split}, history {'masked' if masked else 'not masked'}"
+              + (f", candidates {listed}" if isinstance(listed, str) else "")
               + ("" if math.isnan(users) else f", {int(users):,} users") + f": {metric}\n")
         print(_lines(rows))
     print("\nMean ± standard deviation over seeds; 95 % bootstrap interval over users. p: paired t-test and Wilcoxon's "

@@ -24,15 +24,15 @@ from recbole_genrec.records import rows_of
 _MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 _METRIC = re.compile(r"(hit|ndcg)@([1-9]\d*)")
 #: Rows that may be compared: the same targets, ranked among the same items.
-_SETTING = ["dataset", "split_fingerprint", "mask_history"]
+SETTING = ["dataset", "split_fingerprint", "mask_history", "candidates_fingerprint"]
 #: What makes a row of the table, within a setting.
-_GROUP = ["model", "backbone", "item_index", "ablation", "variant", "prompts"]
-_COLUMNS = [*_SETTING, *_GROUP, "leaky", "n_seeds", "mean", "sd", "ci_low", "ci_high", "baseline", "difference", "p_t",
+GROUP = ["model", "backbone", "item_index", "ablation", "variant", "prompts"]
+_COLUMNS = [*SETTING, *GROUP, "leaky", "n_seeds", "mean", "sd", "ci_low", "ci_high", "baseline", "difference", "p_t",
             "p_wilcoxon", "mark", "users", "runs", "left_out"]
 #: Evaluation-only probe of a leak: no baseline to beat.
-_PROBES = ("IDAdjacency",)
+PROBES = ("IDAdjacency",)
 #: Keys of config.yaml in which runs of one group may differ: the seed, and what bears on no number.
-_FREE = {"seed", "gpu_id", "show_progress", "state", "worker", "log_wandb", "wandb_project", "save_dataset",
+FREE = {"seed", "gpu_id", "show_progress", "state", "worker", "log_wandb", "wandb_project", "save_dataset",
          "save_dataloaders", "about", "published", "use_gpu", "reproducibility"}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -128,7 +128,7 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
     """Every model against the best baseline of its setting.
 
     A row is a group of runs that differ in their seeds alone. Of several settings of a group those of its newest run
-    count, of several runs with one seed the newest. A setting (data set, split, masking) has one best baseline: the
+    count, of several runs with one seed the newest. A setting (data set, split, masking, candidates) has one best baseline: the
     model without a language model that has the best mean, leaky rows and the leak probe left out. The p-values of a
     setting are corrected together, those of each ablation's variants apart from the others.
 
@@ -138,8 +138,8 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
         metric: ``hit@K`` or ``ndcg@K``.
         dataset: of this data set only.
     Returns:
-        best first within a setting; ``dataset, split_fingerprint, mask_history, model, backbone, item_index, ablation,
-        variant, prompts``; ``leaky``; ``n_seeds, mean, sd`` (NaN for one seed), ``ci_low, ci_high``; ``baseline``
+        best first within a setting; ``dataset, split_fingerprint, mask_history, candidates_fingerprint, model, backbone,
+        item_index, ablation, variant, prompts``; ``leaky``; ``n_seeds, mean, sd`` (NaN for one seed), ``ci_low, ci_high``; ``baseline``
         (True for the best one), ``difference`` to it, ``p_t, p_wilcoxon`` (Holm-corrected; NaN for leaky rows and
         where users cannot be paired), ``mark`` (stars where the model is better by both tests); ``users, runs`` (ids),
         ``left_out`` (how many older runs of the group do not count).
@@ -147,7 +147,7 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
         UserError: no good run has the metric, or an unknown one was asked for.
     """
     parse(metric)
-    rows = [row for record in records for row in _rows(record, Path(output_dir)) if row.get(metric) is not None]
+    rows = [row for record in records for row in rows_with_files(record, Path(output_dir)) if row.get(metric) is not None]
     rows = [row for row in rows if dataset is None or row["dataset"] == dataset]
     if not rows:
         known = sorted({str(record.get("dataset")) for record in records if record.get("status") == "ok"})
@@ -156,20 +156,20 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
                         + (f"; data sets: {', '.join(known)}" if known else ""))
     settings: dict[tuple, dict[tuple, list[dict]]] = {}
     for row in rows:
-        groups = settings.setdefault(tuple(row[key] for key in _SETTING), {})
-        groups.setdefault(tuple(row[key] for key in _GROUP), []).append(row)
+        groups = settings.setdefault(tuple(row[key] for key in SETTING), {})
+        groups.setdefault(tuple(row[key] for key in GROUP), []).append(row)
     return pd.DataFrame([row for _, groups in sorted(settings.items(), key=str)
                          for row in _compare(list(groups.values()), metric)], columns=_COLUMNS)
 
 
-def _rows(record: Mapping[str, Any], output_dir: Path) -> list[dict[str, Any]]:
+def rows_with_files(record: Mapping[str, Any], output_dir: Path) -> list[dict[str, Any]]:
     """The rows of a good record, each with its users' file; nothing for any other."""
     if record.get("status") != "ok":
         return []
     folder, rows = output_dir / "runs" / str(record["run_id"]), []
     for number, row in enumerate(rows_of(dict(record))):
         name = f"per_user.{row['prompts']}.parquet" if number else "per_user.parquet"
-        rows.append({**dict.fromkeys(_SETTING + _GROUP), **row, "item_index": row.get("item_index") or row.get("index"),
+        rows.append({**dict.fromkeys(SETTING + GROUP), **row, "item_index": row.get("item_index") or row.get("index"),
                      "users_file": folder / name, "config_file": folder / "config.yaml"})
     return rows
 
@@ -184,7 +184,7 @@ def _compare(groups: list[list[dict]], metric: str) -> list[dict[str, Any]]:
         gain = over_seeds(user_gains(run["users_file"], metric) for run in runs)
         low, high = (np.nan, np.nan) if gain is None else interval(gain.to_numpy())
         table.append({
-            **{key: runs[-1][key] for key in _SETTING + _GROUP}, "leaky": any(bool(run.get("leaky")) for run in runs),
+            **{key: runs[-1][key] for key in SETTING + GROUP}, "leaky": any(bool(run.get("leaky")) for run in runs),
             "n_seeds": len(runs), "mean": float(np.mean(seeds)),
             "sd": float(np.std(seeds, ddof=1)) if len(seeds) > 1 else np.nan, "ci_low": low, "ci_high": high,
             "users": None if gain is None else len(gain), "runs": " ".join(run["run_id"] for run in runs),
@@ -210,7 +210,7 @@ def _compare(groups: list[list[dict]], metric: str) -> list[dict[str, Any]]:
 def _best_baseline(table: list[dict]) -> int | None:
     """The row to beat: the best of those without a language model that is neither leaky nor a probe nor a variant."""
     fair = [number for number, row in enumerate(table) if row["backbone"] is None and row["variant"] is None
-            and not row["leaky"] and row["model"] not in _PROBES]
+            and not row["leaky"] and row["model"] not in PROBES]
     return max(fair, key=lambda number: table[number]["mean"], default=None)
 
 
@@ -218,11 +218,11 @@ def _same_settings(run: dict, newest: dict) -> bool:
     """Whether two runs differ in the seed alone, as far as both know a key (an older version knows fewer)."""
     if run is newest or run.get("config_hash") == newest.get("config_hash"):
         return True
-    one, other = _settings(run), _settings(newest)
-    return one is None or other is None or all(one[key] == other[key] for key in one.keys() & other.keys() - _FREE)
+    one, other = settings_of(run), settings_of(newest)
+    return one is None or other is None or all(one[key] == other[key] for key in one.keys() & other.keys() - FREE)
 
 
-def _settings(run: dict) -> dict[str, Any] | None:
+def settings_of(run: dict) -> dict[str, Any] | None:
     try:
         content = yaml.load(run["config_file"].read_text(encoding="utf-8"), Loader=_LOADER)
     except (OSError, ValueError, yaml.YAMLError):
