@@ -132,9 +132,15 @@ def test_curve_validity_and_index_leak_of_a_record(tmp_path):
 
 
 def test_further_prompts_are_rows_of_their_own(tmp_path):
-    add(tmp_path, record("1", prompts="seen", other_prompts={"unseen": {"hit@10": 0.1, "ndcg@10": 0.05}}))
+    """Each with the tests of its own users' file: the baseline is better than the unseen ones, worse than the seen."""
+    add(tmp_path, record("1", 1.0, model="P5", backbone="t5", prompts="seen", **{"ndcg@10": 1.0},
+                         other_prompts={"unseen": {"hit@10": 0.0, "ndcg@10": 0.0}}), [1] * 40)
+    add(tmp_path, record("22", 0.25, **{"ndcg@10": 0.25}), [None] * 30 + [1] * 10)
+    users = pd.read_parquet(tmp_path / "runs" / "1" / "per_user.parquet").assign(rank=pd.array([None] * 40, "Int64"))
+    users.to_parquet(tmp_path / "runs" / "1" / "per_user.unseen.parquet")
     rows = collect(*read(tmp_path))["tables"][0]["rows"]
-    assert [(row["note"], row["values"]["hit@10"]) for row in rows] == [("seen prompts", 0.2), ("unseen prompts", 0.1)]
+    assert [(row["note"], row["values"]["hit@10"], row["marks"].get("hit@10")) for row in rows] == [
+        ("t5 · seen prompts", 1.0, "***"), ("", 0.25, None), ("t5 · unseen prompts", 0.0, None)]
 
 
 def test_failed_runs_are_listed_and_in_no_table(tmp_path):
@@ -244,7 +250,7 @@ def test_the_page_refers_to_nothing_outside_itself(tmp_path):
 def test_the_page_ships_with_the_package():
     setup = (Path(__file__).parents[1] / "setup.py").read_text("utf-8")
     folder = Path(__file__).parents[1] / "recbole_genrec" / "report"
-    shipped = {suffix for suffix in re.search(r'"recbole_genrec.report": \[(.*?)\]', setup)[1].replace('"', "").split(", ")}
+    shipped = set(re.findall(r'"([^"]+)"', re.search(r'"recbole_genrec.report": \[(.*?)\]', setup)[1]))
     assert {f"*{path.suffix}" for path in folder.iterdir() if path.is_file() and path.suffix != ".py"} == shipped
 
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from test_report import HOSTILE, add, record
 
+from recbole_genrec.records import leaderboard_csv
 from recbole_genrec.report.collect import collect
 from recbole_genrec.report.html import render
 from recbole_genrec.report.reading import read
@@ -22,6 +23,7 @@ from recbole_genrec.report.reading import read
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") \
     or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path, or CHROMIUM")]
+POLICY = r'<meta http-equiv="Content-Security-Policy"[^>]*>'
 #: What headless Chromium itself says on stderr is not the page's doing.
 CONSOLE = re.compile(r":CONSOLE[:(]\d+\)?\] (.*)")
 
@@ -97,7 +99,7 @@ def test_the_address_sorts_and_filters(page, shown, expected):
 
 def test_clicking_sorts_and_opens_what_belongs_to_the_row(page, tmp_path):
     """A copy of the page clicks itself; only for that its policy is taken out."""
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text("utf-8"))
+    text = re.sub(POLICY, "", page.read_text("utf-8"))
     clicks = """<script>
       document.querySelector('[data-sort="train_seconds"]').click();
       document.querySelector('[data-sort="train_seconds"]').click();
@@ -110,6 +112,19 @@ def test_clicking_sorts_and_opens_what_belongs_to_the_row(page, tmp_path):
     assert 'aria-sort="descending"><button type="button" data-sort="train_seconds"' in after
     opened = after[after.index("<dialog"):after.index("</dialog>")]
     assert " open" in opened.split(">")[0] and "--model=Caser" in opened and "--model=SASRec" not in opened
+
+
+def test_a_long_table_is_sorted_whole_and_shown_whole_at_a_click(tmp_path):
+    rows = [record(f"{number:04}", 0.1 + number / 1000, model=f"M{number:03}") for number in range(300)]
+    (tmp_path / "long.csv").write_text(leaderboard_csv(rows))
+    text = render(collect(*read(tmp_path / "long.csv")))
+    page = tmp_path / "long.html"
+    page.write_text(text, encoding="utf-8")
+    first = names(dom(page, sort="model", dir="descending"), 0)
+    assert first == [f"M{number:03}" for number in reversed(range(300))][:len(first)] and 100 < len(first) < 300
+    click = "<script>document.querySelector('[data-whole]').click()</script>"
+    page.write_text(re.sub(POLICY, "", text).replace("</body>", click + "</body>"), encoding="utf-8")
+    assert len(set(names(dom(page), 0))) == 300
 
 
 def test_a_script_that_is_not_ours_does_not_run(page, tmp_path):
@@ -132,7 +147,7 @@ def test_light_and_dark_are_drawn_and_differ(page, tmp_path, width, height):
 
 
 def test_a_phone_scrolls_tables_but_not_the_page(page, tmp_path):
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text("utf-8"))
+    text = re.sub(POLICY, "", page.read_text("utf-8"))
     measure = "<script>document.title = document.documentElement.scrollWidth - innerWidth</script>"
     copy = tmp_path / "measured.html"
     copy.write_text(text.replace("</body>", measure + "</body>"), encoding="utf-8")

@@ -147,8 +147,8 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
         UserError: no good run has the metric, or an unknown one was asked for.
     """
     parse(metric)
-    rows = [row for record in records for row in rows_with_files(record, Path(output_dir)) if row.get(metric) is not None]
-    rows = [row for row in rows if dataset is None or row["dataset"] == dataset]
+    rows = [row for record in records for row in rows_with_files(record, Path(output_dir))
+            if row.get(metric) is not None and (dataset is None or row["dataset"] == dataset)]
     if not rows:
         known = sorted({str(record.get("dataset")) for record in records if record.get("status") == "ok"})
         raise UserError(f"no run under '{Path(output_dir) / 'runs'}' has {metric}"
@@ -223,6 +223,7 @@ def _same_settings(run: dict, newest: dict) -> bool:
 
 
 def settings_of(run: dict) -> dict[str, Any] | None:
+    """A run's ``config.yaml``; None if it is gone or torn."""
     try:
         content = yaml.load(run["config_file"].read_text(encoding="utf-8"), Loader=_LOADER)
     except (OSError, ValueError, yaml.YAMLError):

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from recbole_genrec.report import details
-from recbole_genrec.report.columns import COLUMNS, QUALITY, quality
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation import audit, significance
 from recbole_genrec.evaluation.significance import FREE, GROUP, PROBES, SETTING, rows_with_files, settings_of
+from recbole_genrec.report import details
+from recbole_genrec.report.columns import COLUMNS, QUALITY, quality
 
 #: Where runs of one group differ in several settings, these are told first.
 _TOLD_FIRST = ("objective", "layout", "decode", "norm")
@@ -59,7 +59,7 @@ def _table(key: tuple, runs: list[dict], compared: dict[str, dict], name: str, p
     Args:
         key: data set, split, masking, candidates (None: full ranking), and of an ablation the model and the ablation's name.
         runs: its runs, oldest first.
-        compared: metric -> a group's run ids -> its row of ``significance.compare``.
+        compared: metric -> a group's set of prompts and its run ids -> its row of ``significance.compare``.
         name: of the output folder, for commands.
         published: rows of papers, of any data set.
     """
@@ -108,8 +108,8 @@ def _row(runs: list[dict], note: str, older: bool, compared: dict[str, dict], na
             values[key] = statistics.fmean(found)
         if len(found) > 1:
             deviations[key] = statistics.stdev(found)
-    tests = {metric: groups[ids] for metric, groups in compared.items()
-             if (ids := frozenset(run["run_id"] for run in counted)) in groups}
+    same = (newest["prompts"], frozenset(run["run_id"] for run in counted))
+    tests = {metric: groups[same] for metric, groups in compared.items() if same in groups}
     broken = [verdict for run in counted if (verdict := _verdict(run)) != "ok"]
     probe = newest["model"] in PROBES
     return {
@@ -183,14 +183,15 @@ def _differences(clusters: list[list[dict]]) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------ other sources
 
-def _compare(records: list[dict], output_dir: Path, metrics: Iterable[str]) -> dict[str, dict[frozenset, dict]]:
+def _compare(records: list[dict], output_dir: Path, metrics: Iterable[str]) -> dict[str, dict[tuple, dict]]:
     compared = {}
     for metric in metrics:
         try:
             table = significance.compare(records, output_dir, metric)
         except UserError:  # not hit or ndcg: shown, not tested
             continue
-        compared[metric] = {frozenset(row["runs"].split(" ")): row for row in table.to_dict("records")}
+        compared[metric] = {(row["prompts"], frozenset(row["runs"].split(" "))): row
+                            for row in table.to_dict("records")}
     return compared
 
 

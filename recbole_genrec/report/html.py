@@ -1,6 +1,6 @@
 """The page: one file that works from disk. Style, scripts and data are inside, and nothing else may run or load.
 
-Plots are drawn by ``plots.js``, 150 lines without a library: plotly.min.js would be 4.5 MB in every page, inline styles
+Plots are drawn by ``plots.js``, 220 lines without a library: plotly.min.js would be 4.5 MB in every page, inline styles
 that the page's policy forbids, and another thing to keep up to date, for five kinds of simple plots.
 """
 

@@ -1,4 +1,4 @@
-"""Reading a leaderboard: the rows of a CSV file, each replaced by the record that it was made from where there is one."""
+"""Reading a leaderboard: the rows of a CSV file, each replaced by its record where there is one."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ class Markup {
 }
 
 const escaped = (text) => String(text ?? "").replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
-const put = (value) => value instanceof Markup ? value.text : Array.isArray(value) ? value.map(put).join("") : escaped(value);
-const html = (parts, ...values) => new Markup(parts.map((part, i) => part + (i < values.length ? put(values[i]) : "")).join(""));
+const put = (value) => value instanceof Markup ? value.text
+  : Array.isArray(value) ? value.map(put).join("") : escaped(value);
+const html = (parts, ...values) => new Markup(String.raw({ raw: parts }, ...values.map(put)));
 const byId = (id) => document.getElementById(id);
 
 const KINDS = { generative: "generative", baseline: "baselines", probe: "leak probe", published: "published" };
@@ -97,7 +98,8 @@ function measuredRow(row, table, index) {
   return html`<tr class="${row.kind}"><th scope="row"><button type="button" data-table="${index}"
     data-row="${table.rows.indexOf(row)}">${row.label}</button> ${tags(row, table)}${
     row.note ? html`<small>${row.note}</small>` : ""}${row.seeds.length > 1
-    ? html`<small>${row.seeds.length} seeds</small>` : ""}</th>${shownColumns(table).map((column) => cell(row, column))}</tr>`;
+    ? html`<small>${row.seeds.length} seeds</small>` : ""}</th>${
+    shownColumns(table).map((column) => cell(row, column))}</tr>`;
 }
 
 function publishedRows(table) {
@@ -112,52 +114,53 @@ function publishedRows(table) {
 function publishedRow(row, table, columns) {
   const measured = columns.filter((column) => column.group === "quality"), rest = columns.length - measured.length;
   const why = row.impossible ? html`breaks ${row.impossible}` : "";
-  return html`<tr><th scope="row">${row.label} ${tags(row, table)}${why && !rest ? html`<small>${why}</small>` : ""}</th>${
-    measured.map((column) => cell(row, column))}${rest ? html`<td class="why" colspan="${rest}">${why}</td>` : ""}</tr>`;
+  return html`<tr><th scope="row">${row.label} ${tags(row, table)}${
+    why && !rest ? html`<small>${why}</small>` : ""}</th>
+    ${measured.map((column) => cell(row, column))}${
+    rest ? html`<td class="why" colspan="${rest}">${why}</td>` : ""}</tr>`;
 }
 
-/* So many rows are drawn at once; those of a longer table follow when these are on the screen, so that sorting two
-   thousand rows answers five to eight times sooner. */
-const FIRST = 200;
-let completing;
+/* Of a long table so many rows are drawn, of all as they are sorted and filtered: two thousand at once would stop the
+   page for a moment at each sort, and the plots stand below them. A button draws the rest, and so does printing. */
+const FIRST = 250;
 
 function draw(table, index) {
-  const element = byId("table-" + index), rows = visible(table);
+  const element = byId("table-" + index), rows = visible(table), shown = table.whole ? rows : rows.slice(0, FIRST);
   element.tHead.innerHTML = head(table);
   element.querySelectorAll("tbody").forEach((old) => old.remove());
-  element.insertAdjacentHTML("beforeend", html`<tbody>${rows.slice(0, FIRST).map((row) =>
-    measuredRow(row, table, index))}</tbody>${publishedRows(table)}`);
-  table.rest = rows.slice(FIRST);
+  element.insertAdjacentHTML("beforeend", html`<tbody>${shown.map((row) => measuredRow(row, table, index))}</tbody>${
+    shown.length < rows.length ? html`<tbody><tr><td class="more" colspan="${shownColumns(table).length + 1}"><button
+    type="button" data-whole="${index}">Show all ${WHOLE.format(rows.length)} rows</button></td></tr></tbody>` : ""}${
+    publishedRows(table)}`);
   byId("section-" + index).hidden = !element.querySelector("tbody td");
   redraw(table, index);
 }
 
-function complete() {
-  report.tables.forEach((table, index) => {
-    if (table.rest.length) byId("table-" + index).tBodies[0].insertAdjacentHTML("beforeend", html`${table.rest.map((row) =>
-      measuredRow(row, table, index))}`);
-    table.rest = [];
-  });
+function drawWhole(table, index) {
+  table.whole = true;
+  draw(table, index);
 }
 
 /* Plots are drawn when they come near: a long table does not wait for them. To observe again is to be told again. */
+const NEAR = 600;
 const near = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) =>
-  plot(report.tables[entry.target.dataset.index], entry.target)), { rootMargin: "600px" });
+  plot(report.tables[entry.target.dataset.index], entry.target)), { rootMargin: NEAR + "px" });
 
 function plot(table, element) {
-  if (element.open) drawPlots(element.lastElementChild, table, visible(table));
+  if (!element.open || !table.stale) return;
+  table.stale = false;
+  drawPlots(element.lastElementChild, table, visible(table));
 }
 
 function redraw(table, index) {
+  table.stale = true;
   near.unobserve(byId("plots-" + index));
   near.observe(byId("plots-" + index));
 }
 
 function drawAll() {
   const active = document.activeElement?.dataset?.sort, home = document.activeElement?.closest?.("table");
-  clearTimeout(completing);
   report.tables.forEach(draw);
-  requestAnimationFrame(() => { clearTimeout(completing); completing = setTimeout(complete); });
   if (home) home.querySelector(`[data-sort="${CSS.escape(active || "")}"]`)?.focus();
   const all = report.tables.reduce((sum, table) => sum + table.rows.length, 0);
   const shown = report.tables.reduce((sum, table) => sum + visible(table).length, 0);
@@ -187,20 +190,22 @@ function section(table, index) {
       html`<tr><th scope="row">${check.label}</th><td>${check.value}</td><td>${check.compared}</td><td><span
       class="tag ${check.verdict === "LEAK" ? "bad" : ""}">${check.verdict}</span></td><td>${check.meaning}</td></tr>`)
     }</tbody></table></div></details>` : ""}
-    <details id="plots-${index}" data-index="${index}" ${table.ablation ? "" : "open"}><summary>Plots</summary><div class="plots"></div>
-    </details></section>`;
+    <details id="plots-${index}" data-index="${index}" ${table.ablation ? "" : "open"}><summary>Plots</summary>
+    <div class="plots"></div></details></section>`;
 }
 
 function checkbox(name, value, label, checked) {
-  return html`<label><input type="checkbox" name="${name}" value="${value}" ${checked ? "checked" : ""}> ${label}</label>`;
+  return html`<label><input type="checkbox" name="${name}" value="${value}" ${checked ? "checked" : ""}>
+    ${label}</label>`;
 }
 
 function failures(rows) {
   return html`<h2>Runs without a result</h2><div class="scroll" tabindex="0" role="region" aria-label="Runs without a
-    result"><table class="plain"><thead><tr><th scope="col">run</th><th scope="col">status</th><th scope="col">reason</th>
-    <th scope="col">command</th></tr></thead><tbody>${rows.map((row) => html`<tr><th scope="row">${row.model} on
-    ${row.dataset}, seed ${row.seed}<small>${row.run_id}</small></th><td><span class="tag bad">${row.status}</span></td>
-    <td>${row.reason}</td><td>${copyable(row.command)}</td></tr>`)}</tbody></table></div>`;
+    result"><table class="plain"><thead><tr><th scope="col">run</th><th scope="col">status</th><th
+    scope="col">reason</th><th scope="col">command</th></tr></thead><tbody>${
+    rows.map((row) => html`<tr><th scope="row">${row.model} on ${row.dataset}, seed ${row.seed}<small>${
+      row.run_id}</small></th><td><span class="tag bad">${row.status}</span></td><td>${row.reason}</td>
+    <td>${copyable(row.command)}</td></tr>`)}</tbody></table></div>`;
 }
 
 function copyable(command) {
@@ -289,12 +294,15 @@ function listen() {
       state.dir = (fresh ? !column || column.less : !rising) ? "ascending" : "descending";
       changed();
     } else if (set.row) details(report.tables[set.table], report.tables[set.table].rows[set.row]);
+    else if (set.whole) drawWhole(report.tables[set.whole], set.whole);
     else if ("copy" in set) copy(button);
   });
   window.addEventListener("hashchange", () => { readAddress(); drawAll(); });
-  report.tables.forEach((table, index) => byId("plots-" + index).addEventListener("toggle", () => redraw(table, index)));
+  report.tables.forEach((table, index) => byId("plots-" + index).addEventListener("toggle", ({ target }) => {
+    if (target.getBoundingClientRect().top < innerHeight + NEAR) plot(table, target);
+  }));
   window.addEventListener("beforeprint", () => {
-    complete();
+    report.tables.forEach(drawWhole);
     report.tables.forEach((table, index) => plot(table, byId("plots-" + index)));
   });
   let width = innerWidth;
