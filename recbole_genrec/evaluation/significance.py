@@ -128,9 +128,9 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
     """Every model against the best baseline of its setting.
 
     A row is a group of runs that differ in their seeds alone. Of several settings of a group those of its newest run
-    count, of several runs with one seed the newest. A setting (data set, split, masking, candidates) has one best baseline: the
-    model without a language model that has the best mean, leaky rows and the leak probe left out. The p-values of a
-    setting are corrected together, those of each ablation's variants apart from the others.
+    count, of several runs with one seed the newest. A setting (data set, split, masking, candidates) has one best
+    baseline: the model without a language model that has the best mean, leaky rows and the leak probe left out. The
+    p-values of a setting are corrected together, those of each ablation's variants apart from the others.
 
     Args:
         records: oldest first, as :func:`~recbole_genrec.records.read_records` gives them.
@@ -138,11 +138,10 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
         metric: ``hit@K`` or ``ndcg@K``.
         dataset: of this data set only.
     Returns:
-        best first within a setting; ``dataset, split_fingerprint, mask_history, candidates_fingerprint, model, backbone,
-        item_index, ablation, variant, prompts``; ``leaky``; ``n_seeds, mean, sd`` (NaN for one seed), ``ci_low, ci_high``; ``baseline``
-        (True for the best one), ``difference`` to it, ``p_t, p_wilcoxon`` (Holm-corrected; NaN for leaky rows and
-        where users cannot be paired), ``mark`` (stars where the model is better by both tests); ``users, runs`` (ids),
-        ``left_out`` (how many older runs of the group do not count).
+        best first within a setting; the columns of ``SETTING`` and ``GROUP``; ``leaky``; ``n_seeds, mean, sd`` (NaN
+        for one seed), ``ci_low, ci_high``; ``baseline`` (True for the best one), ``difference`` to it, ``p_t,
+        p_wilcoxon`` (Holm-corrected; NaN for leaky rows and where users cannot be paired), ``mark`` (stars where the
+        model is better by both tests); ``users, runs`` (ids), ``left_out`` (older runs of the group that do not count).
     Raises:
         UserError: no good run has the metric, or an unknown one was asked for.
     """

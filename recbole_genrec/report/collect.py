@@ -1,7 +1,7 @@
 """From records to plain data, ready for JSON, that the page and the tables both show; all arithmetic is done here.
 
-A table is of one setting: rows of other data sets, splits, masking policies or candidates are never in it, and the variants of an
-ablation have a table of their own. A row is what differs in the seed alone.
+A table is of one setting: rows of other data sets, splits, masking policies or candidates are never in it, and the
+variants of an ablation have a table of their own. A row is what differs in the seed alone.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _table(key: tuple, runs: list[dict], compared: dict[str, dict], name: str, p
     """One table.
 
     Args:
-        key: data set, split, masking, candidates (None: full ranking), and of an ablation the model and the ablation's name.
+        key: data set, split, masking, candidates (None: full ranking), and of an ablation the model and the ablation's
+            name.
         runs: its runs, oldest first.
         compared: metric -> a group's set of prompts and its run ids -> its row of ``significance.compare``.
         name: of the output folder, for commands.
