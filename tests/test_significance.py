@@ -154,8 +154,16 @@ def test_leaky_rows_and_the_probe_are_no_baseline_and_bear_no_mark(six_runs):
     add("Caser", 1, [1.0] * 60, leaky=True)
     result = table()
     assert result[result["baseline"]]["model"].tolist() == ["SASRec"]
-    assert result.loc[["P5", "Caser"], "mark"].tolist() == ["", ""] and result.loc["P5", "difference"] > 0
-    assert result.loc[["P5", "Caser"], "p_t"].isna().all()
+    others = ["P5", "Caser", "IDAdjacency"]
+    assert result.loc[others, "mark"].tolist() == ["", "", ""] and (result.loc[others, "difference"] > 0).all()
+    assert result.loc[others, "p_t"].isna().all()
+
+
+def test_a_ranking_of_candidates_is_not_compared_with_one_of_all_items(six_runs):
+    add("GRU4Rec", 1, [1.0] * 60, candidates=100, candidates_fingerprint="c")
+    result = table()
+    assert result.loc["GRU4Rec", "baseline"] and math.isnan(result.loc["GRU4Rec", "difference"])
+    assert result[result["candidates_fingerprint"].isna()]["baseline"].sum() == 1
 
 
 def test_only_rows_of_one_split_and_one_masking_are_compared(six_runs):

@@ -194,7 +194,8 @@ def _compare(groups: list[list[dict]], metric: str) -> list[dict[str, Any]]:
         row.update(baseline=number == best, difference=np.nan, p_t=np.nan, p_wilcoxon=np.nan, mark="")
         if best is not None and number != best:
             row["difference"] = row["mean"] - table[best]["mean"]
-            tested = (None, None) if row["leaky"] else paired_tests(users[number], users[best])
+            fair = not row["leaky"] and row["model"] not in PROBES
+            tested = paired_tests(users[number], users[best]) if fair else (None, None)
             row["p_t"], row["p_wilcoxon"] = (np.nan if p is None else p for p in tested)
     for family in {row["ablation"] for row in table}:
         tested = [row for row in table if row["ablation"] == family and not np.isnan(row["p_t"])]
