@@ -34,6 +34,7 @@ from recbole_genrec.evaluation import audit
 from recbole_genrec.evaluation.candidates import Candidates
 from recbole_genrec.evaluation.cost import Peak, processor
 from recbole_genrec.evaluation.popularity import list_metrics, training_counts
+from recbole_genrec.evaluation.significance import gains
 from recbole_genrec.evaluation.validity import free_generation
 from recbole_genrec.records import write_record
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer, two_stages
@@ -261,13 +262,8 @@ def _checked(data: Data, name: str, check: Callable[[], dict[str, Any]]) -> dict
 def rank_metrics(rank: pd.Series, topk: list[int]) -> dict[str, float]:
     """hit@k and ndcg@k of one target per user, from ranks (NaN: not recommended); RecBole's definitions."""
     rank = rank.to_numpy(dtype=float)
-    result = {}
-    for k in topk:
-        hit = rank <= k
-        result[f"hit@{k}"] = float(hit.mean()) if len(rank) else None
-        gain = np.where(hit, 1 / np.log2(np.where(hit, rank, 1) + 1), 0.0)
-        result[f"ndcg@{k}"] = float(gain.mean()) if len(rank) else None
-    return result
+    return {metric: float(gains(rank, metric).mean()) if len(rank) else None
+            for k in topk for metric in (f"hit@{k}", f"ndcg@{k}")}
 
 
 def _write_per_user(run_dir: Path, dataset: GenRecDataset, users: pd.DataFrame, counts: np.ndarray,

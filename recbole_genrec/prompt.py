@@ -42,6 +42,11 @@ def read_prompt(name: str, domain: str | None, form: dict[str, type]) -> tuple[d
     return content, words
 
 
+def fingerprint_of(*wording: Any) -> str:
+    """Hash of all wording: two runs with the same one read the same words."""
+    return hashlib.sha256(json.dumps(wording, sort_keys=True).encode()).hexdigest()[:16]
+
+
 _FORMS = {str: "text", list: "list of texts", dict: "mapping"}
 
 
@@ -83,8 +88,7 @@ class PromptTemplate:
         prefixes = [filled(content["prefix"], {"instruction": filled(instruction, words)})
                     for instruction in content["instructions"]]
         suffix = content["suffix"] if with_suffix else ""
-        wording = json.dumps([content.get("version"), prefixes, suffix])
-        return cls(prefixes, suffix, hashlib.sha256(wording.encode()).hexdigest()[:16])
+        return cls(prefixes, suffix, fingerprint_of(content.get("version"), prefixes, suffix))
 
 
 @dataclass

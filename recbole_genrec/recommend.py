@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any, Sequence
@@ -14,7 +15,7 @@ from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
 from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.ranking import HISTORY, mask_items
+from recbole_genrec.evaluation.ranking import HISTORY, mask_items, masks_history
 from recbole_genrec.saved_run import read_run
 from recbole_genrec.titles import Found, Titles
 
@@ -97,8 +98,7 @@ class Recommender:
         self.record, self.config, self.model = record, config, model.eval()
         self._dataset = data.dataset
         self.titles = Titles(Catalogue.from_dataset(data.dataset))
-        mask = config["mask_history"]
-        self.mask_history = not config["repeat_consumption"] if mask is None else mask
+        self.mask_history = masks_history(config)
         self.generative = getattr(model, "generative", False)
         #: Whether the scores say how probable an item is.
         self.has_probabilities = self.generative or (
@@ -168,7 +168,7 @@ class Recommender:
         # Equal scores stand in the order of ids, as in a list.
         rank = 1 + int((scores > scores[item]).sum()) + int((scores[:item] == scores[item]).sum())
         log_p = None if log_probability is None else float(log_probability[0, item])
-        probability = None if log_p is None else float(torch.tensor(log_p, dtype=torch.float64).exp())
+        probability = None if log_p is None else math.exp(log_p)
         among = items - len(masked)
         place = f"rank {rank:,} of {among:,}"
         if probability is not None:
@@ -240,10 +240,9 @@ class Recommender:
                 for row, row_logs in zip(items.tolist(), logs.double().tolist())]
 
     def _recommendation(self, rank: int, item: int, log_p: float) -> Recommendation:
-        known = log_p == log_p
-        probability = float(torch.tensor(log_p, dtype=torch.float64).exp()) if known else None
-        return Recommendation(rank, self.titles.raw[item], self.titles.titles[item], probability,
-                              log_p if known else None)
+        known = not math.isnan(log_p)
+        return Recommendation(rank, self.titles.raw[item], self.titles.titles[item],
+                              math.exp(log_p) if known else None, log_p if known else None)
 
 
 def _padded(rows: list[list[int]], width: int) -> Tensor:

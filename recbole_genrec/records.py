@@ -33,7 +33,8 @@ COLUMNS = [
 #: A metric of RecBole's at some k, as it is, unmasked or of untied users.
 _METRIC = re.compile(r"[a-z]+@\d+(_unmasked|_untied)?")
 #: Of those, what is said of lists and not of hits: the record has it, a dozen more columns would hide the others.
-_OF_LISTS = re.compile(r"(itemcoverage|giniindex|averagepopularity|tailpercentage)@\d+")
+LIST_METRICS = ("itemcoverage", "giniindex", "averagepopularity", "tailpercentage")
+_OF_LISTS = re.compile(rf"({'|'.join(LIST_METRICS)})@\d+")
 
 
 def write_atomically(path: Path, text: str) -> None:

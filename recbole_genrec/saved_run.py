@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_model
 
 from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
@@ -17,6 +16,7 @@ from recbole_genrec.data.fingerprint import numbering_fingerprint
 from recbole_genrec.errors import UserError, did_you_mean, first_sentence
 from recbole_genrec.settings import read_yaml
 from recbole_genrec.validation import atomic_file, check_dataset, known_keys
+from recbole_genrec.weights import load_weights
 
 #: Where a run is looked for by its id alone.
 RUNS = Path("results") / "runs"
@@ -99,10 +99,7 @@ def _read_weights(model, folder: Path, record: dict[str, Any]) -> None:
         raise UserError(f"run '{folder.name}' has no folder model/ with its weights: train it again, with "
                         f"--config_files={folder / 'config.yaml'}")
     try:
-        if hasattr(model, "load_pretrained"):
-            model.load_pretrained(folder / "model")
-        else:
-            load_model(model, str(folder / "model" / "model.safetensors"), device=str(model.device))
+        load_weights(model, folder / "model")
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: of other shapes
         raise UserError(f"the weights of run '{folder.name}' cannot be loaded: {first_sentence(error)}") from None
     if hasattr(model, "index") and record.get("trie_fingerprint") not in (None, model.index.fingerprint):

@@ -56,10 +56,15 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+#: For :func:`read_yaml`, no object is ever made by any of them: every value a text as it stands there (0.0190), and
+#: what ``yaml.safe_dump`` wrote, by the C library where there is one (ten times as fast).
+TEXTS, DUMPED = yaml.BaseLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(path: str | Path, loader: type = _Loader) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError if it is missing, unreadable or no mapping."""
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=loader)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

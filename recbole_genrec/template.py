@@ -58,3 +58,7 @@ class Template:
             raise UserError(f"template {text!r} has the slots {', '.join(found) or 'none'} and must have each of "
                             f"{', '.join(sorted(slots))} once")
         return cls(tuple(joined))
+
+    def texts(self) -> list[str]:
+        """The pieces of text, in order."""
+        return [content for is_slot, content in self.pieces if not is_slot]

@@ -14,7 +14,6 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.model.loss import BPRLoss
 from recbole.trainer import Trainer
-from safetensors.torch import load_model, save_model
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -24,7 +23,9 @@ from recbole_genrec import compat
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.evaluation.candidates import Candidates
 from recbole_genrec.evaluation.cost import Work, training_cost
-from recbole_genrec.evaluation.ranking import CANDIDATES, HISTORY, keep_items, mask_items, settle, target_rank
+from recbole_genrec.evaluation.ranking import (CANDIDATES, HISTORY, keep_items, mask_items, masks_history, settle,
+                                               target_rank)
+from recbole_genrec.weights import load_weights, save_weights
 
 
 class _BudgetSpent(Exception):
@@ -47,8 +48,7 @@ class GenRecTrainer(Trainer):
         self.sequences = dataset.sequences
         self.candidates = Candidates.of(dataset, config)
         self.model_dir = Path(model_dir)
-        mask = config["mask_history"]
-        self.mask_history = not config["repeat_consumption"] if mask is None else mask
+        self.mask_history = masks_history(config)
         self.train_seconds = 0.0
         self.epochs_done = 0
         self.work = Work()
@@ -165,20 +165,13 @@ class GenRecTrainer(Trainer):
         """Keep the model as safetensors; the folder is complete or not there at all."""
         fresh = self.model_dir.with_name(self.model_dir.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
-        if hasattr(self.model, "save_pretrained"):
-            self.model.save_pretrained(fresh)
-        else:
-            fresh.mkdir(parents=True)
-            save_model(self.model, str(fresh / "model.safetensors"))
+        save_weights(self.model, fresh)
         shutil.rmtree(self.model_dir, ignore_errors=True)
         fresh.rename(self.model_dir)
 
     def load_best(self) -> None:
         """Give the model the weights of the best epoch."""
-        if hasattr(self.model, "load_pretrained"):
-            self.model.load_pretrained(self.model_dir)
-        else:
-            load_model(self.model, str(self.model_dir / "model.safetensors"), device=str(self.device))
+        load_weights(self.model, self.model_dir)
 
     # --------------------------------------------------------------------------------------------- evaluation
 

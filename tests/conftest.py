@@ -16,6 +16,7 @@ from transformers import (BartConfig, BartForConditionalGeneration, GPT2Config, 
 from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
 from recbole_genrec.decoding.trie import Trie
+from recbole_genrec.index import registry
 from recbole_genrec.prompt import Batch
 
 # The same examples everywhere and always; `HYPOTHESIS_PROFILE=explore` looks for new ones.
@@ -103,3 +104,17 @@ def _few_threads():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """The working folder is one of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    # RecBole's Config writes gpu_id into the environment; undone after each test.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+
+
+@pytest.fixture
+def no_index_stays(monkeypatch):
+    """Item indexes that a test registers are gone after it."""
+    monkeypatch.setattr(registry, "_registered", {})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Iterable
 
 import pandas as pd
+import torch
 import yaml
 
 from recbole_genrec.benchmark import Data
@@ -68,6 +69,14 @@ def random_interactions(users: int = 50, items: int = 30, shortest: int = 5, lon
 def config_of(yaml_file: Path, model: str = "Pop", name: str = NAME, **settings: Any) -> Config:
     """The configuration of a data set that :func:`write_dataset` wrote."""
     return Config(model, name, [yaml_file], settings)
+
+
+def made(model: str, yaml_file: Path, **settings: Any) -> tuple[Any, Data]:
+    """An untrained model, the same on every call, and its data."""
+    config = config_of(yaml_file, model, **{"precision": "fp32", "gpu_id": "", **settings})
+    data = Data.load(config)
+    torch.manual_seed(1)
+    return config.model_class(config, data.parts[0]).eval(), data
 
 
 def load(yaml_file: Path, model: str = "Pop", name: str = NAME, **settings: Any) -> Data:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from recbole_genrec.cli import main
-from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.audit import Cell, feasible, judge, of_record, parse_metric, published
 
 ROW = {"hit@5": "0.0190", "ndcg@5": "0.0136", "hit@10": "0.0251", "ndcg@10": "0.0157"}

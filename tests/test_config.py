@@ -21,11 +21,7 @@ from recbole_genrec.settings import parse_value, property_file, property_names, 
 from recbole_genrec.validation import check_keys, known_keys
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    # RecBole's Config writes gpu_id into the environment; undone after each test.
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture

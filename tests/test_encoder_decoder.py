@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
-from data_helpers import config_of, random_interactions, records, write_dataset
+from data_helpers import config_of, made, random_interactions, records, write_dataset
 from safetensors.torch import load_file
 
 from recbole_genrec.backbone.tokenizer import train_tokenizer
@@ -69,6 +69,17 @@ def test_constrained_beams_are_those_of_generate(dataset, name, index, llm):
     items, scores = by_generate(model, model.prompt_of(users))
     assert ranking.items.tolist() == [row[:10] for row in items]
     torch.testing.assert_close(ranking.scores, scores[:, :10], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("llm", ["tiny-t5", "tiny-bart"])
+@pytest.mark.parametrize("name", ["GenRecT5", "P5"])
+def test_padding_changes_nothing(dataset, name, llm):
+    model, data = made(name, dataset, llm=llm)
+    prompts = model.prompt_of(data.parts[2].inter_feat[torch.arange(6)])
+    with torch.no_grad():
+        whole = model.backbone.start(prompts).hidden
+        alone = torch.cat([model.backbone.start(prompts.rows(torch.tensor([row]))).hidden for row in range(6)])
+    torch.testing.assert_close(whole, alone, atol=1e-5, rtol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------- pre-trained, with LoRA

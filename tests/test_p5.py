@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from data_helpers import config_of, random_interactions, records, write_dataset
+from data_helpers import config_of, made, random_interactions, records, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,13 +30,6 @@ USERS, ITEMS = 25, 30
 def dataset(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"), random_interactions(USERS, ITEMS, 6, 11),
                          MAX_ITEM_LIST_LENGTH=12)
-
-
-def made(dataset: Path, **settings) -> tuple[P5, Data]:
-    config = config_of(dataset, "P5", **{"precision": "fp32", "gpu_id": "", **settings})
-    data = Data.load(config)
-    torch.manual_seed(1)
-    return P5(config, data.parts[0]).eval(), data
 
 
 # ---------------------------------------------------------------------------------------------------------- texts
@@ -106,7 +99,7 @@ def by_hand(users, user, items, template, separator) -> list[tuple[list[int], li
 
 
 def test_pieces_of_one_id_share_a_whole_word_and_positions_tell_ids_apart(dataset):
-    model, data = made(dataset)
+    model, data = made("P5", dataset)
     prompts = model.prompt_of(data.parts[2].inter_feat[torch.arange(5)].gather())
     with torch.no_grad():
         added = model.backbone.encoder_inputs(prompts) - model.backbone.core.get_encoder().embed_tokens(prompts.tokens)
@@ -115,20 +108,10 @@ def test_pieces_of_one_id_share_a_whole_word_and_positions_tell_ids_apart(datase
     assert prompts.word.max() < len(model.backbone.words.weight)
 
 
-@pytest.mark.parametrize("llm", LLMS)
-def test_padding_changes_nothing(dataset, llm):
-    model, data = made(dataset, llm=llm)
-    prompts = model.prompt_of(data.parts[2].inter_feat[torch.arange(6)])
-    with torch.no_grad():
-        whole = model.backbone.start(prompts).hidden
-        alone = torch.cat([model.backbone.start(prompts.rows(torch.tensor([row]))).hidden for row in range(6)])
-    torch.testing.assert_close(whole, alone, atol=1e-5, rtol=1e-5)
-
-
 # ---------------------------------------------------------------------------------------------------------- samples
 
 def test_training_draws_every_seen_prompt_and_never_an_unseen_one(dataset):
-    model, data = made(dataset)
+    model, data = made("P5", dataset)
     batch, given = data.parts[0].inter_feat[torch.arange(40)].gather(), []
     builder = model.prompts
 
@@ -190,7 +173,7 @@ def test_the_test_without_masking_can_be_left_out(dataset, tmp_path):
 
 
 def test_unseen_prompts_are_other_prompts_of_the_same_model(dataset):
-    model, data = made(dataset)
+    model, data = made("P5", dataset)
     users = data.parts[2].inter_feat[torch.arange(5)].gather()
     seen = model.prompt_of(users)
     assert model.prompt_sets == ("seen", "unseen") and model.prompt_set == "seen"
@@ -202,7 +185,7 @@ def test_unseen_prompts_are_other_prompts_of_the_same_model(dataset):
 
 @pytest.mark.parametrize("index", ["title", "shuffled_id", "semantic", "collaborative", "sequential"])
 def test_it_can_be_run_with_every_index(dataset, index):
-    model, data = made(dataset, item_index=index)
+    model, data = made("P5", dataset, item_index=index)
     ranking = model.recommend(data.parts[2].inter_feat[torch.arange(5)], 10)
     assert all(len(set(row)) == 10 for row in ranking.items.tolist())
     assert model.describe()["leaky"] == (index == "sequential")

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import NAME, config_of, per_user, random_interactions, records, write_dataset
-from recbole.data.interaction import Interaction
 
 import recbole_genrec
 from recbole_genrec.benchmark import Data

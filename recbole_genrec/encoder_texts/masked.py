@@ -56,13 +56,14 @@ class MaskedTexts(SegmentTable):
 
         Args:
             user: ``[B]`` user ids; 0 for an unknown one, who is not written.
-            items: ``[B, L]`` item ids, oldest first, 0 where there is none (see :meth:`fitting`).
-            masked: ``[B]`` column of the item that the mask replaces; None: the mask follows the last item.
+            items: ``[B, L]`` item ids, oldest first, 0 where there is none.
+            masked: ``[B]`` column of the item that the mask replaces, in items that :meth:`fitting` gave; None: the
+                mask follows the newest items that fit.
         """
         rows = len(items)
         column = items.new_full((rows, 1), self.mask)
         if masked is None:
-            items = torch.cat([items, column], 1)
+            items = torch.cat([self.fitting(user, items), column], 1)
         else:
             items = items.scatter(1, masked.unsqueeze(1), column)
         segments = torch.cat([items.new_full((rows, 1), self.opening), (self.n_items + user).unsqueeze(1), items,

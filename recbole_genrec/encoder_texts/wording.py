@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 
-from recbole_genrec.prompt import read_prompt
+from recbole_genrec.prompt import fingerprint_of, read_prompt
 from recbole_genrec.template import Template
 
 
@@ -36,12 +34,9 @@ class PromptSets:
         content, words = read_prompt(name, domain, {"seen": list, "unseen": list, "separator": str})
         seen, unseen = ([Template.parse(text, words, {"user", "history"}) for text in content[part]]
                         for part in ("seen", "unseen"))
-        wording = json.dumps([content.get("version"), content["seen"], content["unseen"], content["separator"], words],
-                             sort_keys=True)
-        return cls(seen, unseen, content["separator"], hashlib.sha256(wording.encode()).hexdigest()[:16])
+        return cls(seen, unseen, content["separator"], fingerprint_of(
+            content.get("version"), content["seen"], content["unseen"], content["separator"], words))
 
     def texts(self) -> list[str]:
         """Every piece of text in any template, and the separator."""
-        pieces = [content for template in (*self.seen, *self.unseen) for is_slot, content in template.pieces
-                  if not is_slot]
-        return [*pieces, self.separator]
+        return [*(text for template in (*self.seen, *self.unseen) for text in template.texts()), self.separator]

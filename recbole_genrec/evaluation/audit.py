@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.optimize import linprog
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.settings import properties_dir
+from recbole_genrec.settings import TEXTS, properties_dir, read_yaml
 
 #: How tables call the two metrics; with one target per user, recall is the hit ratio.
 _NAMES = {"hit": "hit", "hits": "hit", "hr": "hit", "h": "hit", "recall": "hit", "r": "hit", "hitrate": "hit",
@@ -271,7 +270,7 @@ def published() -> pd.DataFrame:
     rows = []
     for path in sorted((properties_dir() / "experiment").glob("*.yaml")):
         # As texts: 0.0190 is rounded at the fourth place, and a number would not say so.
-        tables = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)["published"]
+        tables = read_yaml(path, TEXTS)["published"]
         for table in tables if isinstance(tables, Sequence) else [tables]:
             rows += [_verdict(source=table["source"], dataset=dataset, model=model, metrics=metrics,
                               broken=judge(metrics))

@@ -14,6 +14,7 @@ import torch
 from recbole.evaluator.metrics import AveragePopularity, GiniIndex, ItemCoverage, TailPercentage
 
 from recbole_genrec.index.material import Interactions
+from recbole_genrec.records import LIST_METRICS
 
 
 def training_counts(part) -> np.ndarray:
@@ -33,8 +34,7 @@ def list_metrics(config, lists: Sequence[Sequence[int]], counts: np.ndarray) -> 
     """
     longest = min(map(len, lists), default=0)
     topk = [k for k in config["topk"] if k <= longest]
-    names = ("itemcoverage", "giniindex", "averagepopularity", "tailpercentage")
-    result = {f"{name}@{k}": None for name in names for k in config["topk"]}
+    result = {f"{name}@{k}": None for name in LIST_METRICS for k in config["topk"]}
     if not topk:
         return result
     matrix = np.array([row[:max(topk)] for row in lists])

@@ -12,6 +12,12 @@ HISTORY = "whole_history"
 CANDIDATES = "candidates"
 
 
+def masks_history(config) -> bool:
+    """Whether a user's history is left out of the ranking: ``mask_history``, or else the data set's policy."""
+    mask = config["mask_history"]
+    return not config["repeat_consumption"] if mask is None else mask
+
+
 def mask_items(scores: Tensor, items: Tensor) -> Tensor:
     """``scores`` with ``-inf`` at each row's ``items``.
 

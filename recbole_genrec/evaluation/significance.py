@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.stats import ttest_rel, wilcoxon
 
 from recbole_genrec.errors import UserError
 from recbole_genrec.records import rows_of
+from recbole_genrec.settings import DUMPED, read_yaml
 
 #: A mark for a p-value (corrected, see :func:`holm`) below each of these.
 _MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -34,7 +35,6 @@ PROBES = ("IDAdjacency",)
 #: Keys of config.yaml in which runs of one group may differ: the seed, and what bears on no number.
 FREE = {"seed", "gpu_id", "show_progress", "state", "worker", "log_wandb", "wandb_project", "save_dataset",
          "save_dataloaders", "about", "published", "use_gpu", "reproducibility"}
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -76,7 +76,7 @@ def parse(metric: str) -> tuple[str, int]:
 def user_gains(path: Path, metric: str) -> pd.Series | None:
     """Gain by user, sorted by user, from a ``per_user.parquet``; None if it cannot be read."""
     try:
-        table = pd.read_parquet(path, columns=["user", "rank"])
+        table = _ranks_in(path.resolve(), path.stat().st_mtime_ns)
     except (OSError, ValueError, KeyError):
         return None
     rank = table["rank"].to_numpy(dtype=float, na_value=np.nan)
@@ -223,9 +223,21 @@ def _same_settings(run: dict, newest: dict) -> bool:
 
 
 def settings_of(run: dict) -> dict[str, Any] | None:
-    """A run's ``config.yaml``; None if it is gone or torn."""
+    """What the run's ``config.yaml`` says; None if it cannot be read."""
+    path = run["config_file"]
+    return _settings_in(path.resolve(), path.stat().st_mtime_ns) if path.is_file() else None
+
+
+# A report asks for the same files once a metric: a file that has not changed is read once.
+
+@lru_cache(maxsize=4096)
+def _settings_in(path: Path, changed: int) -> dict[str, Any] | None:
     try:
-        content = yaml.load(run["config_file"].read_text(encoding="utf-8"), Loader=_LOADER)
-    except (OSError, ValueError, yaml.YAMLError):
+        return read_yaml(path, DUMPED) or None
+    except UserError:
         return None
-    return content if isinstance(content, dict) else None
+
+
+@lru_cache(maxsize=256)
+def _ranks_in(path: Path, changed: int) -> pd.DataFrame:
+    return pd.read_parquet(path, columns=["user", "rank"])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.prompt import read_prompt
+from recbole_genrec.prompt import fingerprint_of, read_prompt
 from recbole_genrec.template import Template
 
 
@@ -48,9 +46,8 @@ class Wording:
             return {family: [Template.parse(text, words, cls.FAMILIES[family]) for text in texts[part]]
                     for family, texts in families.items()}
 
-        wording = json.dumps([content.get("version"), content["infill"], families, words], sort_keys=True)
         return cls(Template.parse(content["infill"], words, {"user", "history"}), parsed("seen"), parsed("unseen"),
-                   hashlib.sha256(wording.encode()).hexdigest()[:16])
+                   fingerprint_of(content.get("version"), content["infill"], families, words))
 
     def templates(self) -> list[Template]:
         """All of them, that of infilling first."""
@@ -59,4 +56,4 @@ class Wording:
 
     def texts(self) -> list[str]:
         """Every piece of text in any template."""
-        return [content for template in self.templates() for is_slot, content in template.pieces if not is_slot]
+        return [text for template in self.templates() for text in template.texts()]

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from recbole_genrec.records import LIST_METRICS
+
 #: A metric of all test users; not those of lists, which tell no right from wrong.
-_METRIC = re.compile(r"(?!itemcoverage|giniindex|averagepopularity|tailpercentage)[a-z]+@(\d+)")
+_METRIC = re.compile(rf"(?!{'|'.join(LIST_METRICS)})[a-z]+@(\d+)")
 
 
 class Column(NamedTuple):

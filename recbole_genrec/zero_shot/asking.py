@@ -76,11 +76,11 @@ class Asker(nn.Module):
         return Question(message, items)
 
     def _read(self, answer: str, question: Question) -> Reading:
-        raise NotImplementedError
+        raise NotImplementedError  # each mode reads its own form of answer
 
     def _order(self, reading: Reading, question: Question) -> list[int]:
         """Items, best first."""
-        raise NotImplementedError
+        raise NotImplementedError  # by mode
 
     def _totals(self) -> tuple[int, int, int, int]:
         """Answers, and in all of them what was found, unknown and repeated."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
 
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
-from recbole_genrec.prompt import Batch, PromptBuilder, PromptTemplate
+from recbole_genrec.prompt import Batch, PromptBuilder, PromptTemplate, newest_that_fit
 from recbole_genrec.zero_shot.wording import Wording, chat
 
 _MARK = "<<<history>>>"
@@ -27,14 +27,11 @@ class Likelihood(GenerativeRecommender):
         return PromptBuilder(self.index, self.tokenizer, template, self.config["max_prompt_tokens"]).to(self.device)
 
     def prompt_of(self, interaction) -> Batch:
-        return self.prompts(newest(interaction[self.ITEM_SEQ], self.config["max_history_items"]))
+        history = interaction[self.ITEM_SEQ]
+        one_each = (torch.arange(self.n_items, device=history.device) > 0).long()
+        room = torch.full_like(history[:, :1], self.config["max_history_items"])
+        return self.prompts(newest_that_fit(history, one_each, room))
 
     def describe(self) -> dict:
         return {**super().describe(), "prompt_fingerprint": self.wording.fingerprint, "norm": self.config["norm"],
                 "decode": None if self.config["candidates"] else self.config["decode"]}
-
-
-def newest(history: Tensor, count: int) -> Tensor:
-    """``[B, L]`` items, oldest first, with 0 in the place of all but each row's ``count`` newest."""
-    behind = (history != 0).flip(1).cumsum(1).flip(1)  # items from here to the end
-    return history.masked_fill(behind > count, 0)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.prompt import filled, read_prompt
+from recbole_genrec.prompt import filled, fingerprint_of, read_prompt
 
 #: What the text of each mode must leave room for.
 _SLOTS = {"rank": {"history", "candidates", "count"}, "score": {"history"}, "generate": {"history", "count"}}
@@ -40,8 +38,7 @@ class Wording:
         text = filled(content[mode], {**words, **slots})
         if missing := sorted(slot for slot, braces in slots.items() if braces not in text):
             raise UserError(f"prompt={name}: the text '{mode}' leaves no room for {', '.join(missing)}")
-        wording = json.dumps([content.get("version"), text, content["answer"]])
-        return cls(text, content["answer"], hashlib.sha256(wording.encode()).hexdigest()[:16])
+        return cls(text, content["answer"], fingerprint_of(content.get("version"), text, content["answer"]))
 
     def message(self, history: Sequence[str], count: int, candidates: Sequence[str] = ()) -> str:
         """The message for titles of a history, oldest first, and titles to choose from."""

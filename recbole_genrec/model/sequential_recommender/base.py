@@ -97,7 +97,7 @@ class GenerativeRecommender(SequentialRecommender):
 
     def make_prompts(self, dataset):
         """The builder of prompts, with ``max_tokens`` and ``largest_token``."""
-        raise NotImplementedError
+        raise NotImplementedError  # a model's own, like all of these
 
     def _check_fit(self) -> None:
         """Refuse spellings that the backbone cannot read: token ids or prompts beyond what it was made for."""
@@ -157,7 +157,7 @@ class GenerativeRecommender(SequentialRecommender):
 
     def prompt_of(self, interaction) -> Rows:
         """Prompts of a batch, from what was before each target (other columns may describe the target)."""
-        raise NotImplementedError
+        raise NotImplementedError  # a model's own
 
     @torch.no_grad()
     def recommend(self, interaction, k: int) -> Ranking:

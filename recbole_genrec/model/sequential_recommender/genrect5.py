@@ -76,7 +76,7 @@ class GenRecT5(EncoderDecoderRecommender):
                                                     interaction[TARGET_ROW])
         else:
             _, history, target = self.drawn(interaction)
-            prompts = self.prompts(user, self.prompts.fitting(user, history))
+            prompts = self.prompts(user, history)
         return self.answer_loss(prompts, target)
 
     def _with_one_masked(self, history: Tensor, target: Tensor, user: Tensor,
@@ -96,9 +96,7 @@ class GenRecT5(EncoderDecoderRecommender):
 
     def prompt_of(self, interaction) -> MaskedBatch:
         """The text of each row: its user, its ``item_id_list``, the mask."""
-        history = interaction[self.ITEM_SEQ]
-        user = self.user_of(interaction)
-        return self.prompts(user, self.prompts.fitting(user, history))
+        return self.prompts(self.user_of(interaction), interaction[self.ITEM_SEQ])
 
     def describe(self) -> dict:
         wording = hashlib.sha256("\n".join(self.user_texts).encode()).hexdigest()[:16]

@@ -90,7 +90,7 @@ class ZeroShotLLM(SequentialRecommender):
     def predict(self, interaction) -> Tensor:
         """``[B]`` log-likelihood of each row's item; ``mode: score`` only."""
         if not isinstance(self.ranker, Likelihood):
-            raise NotImplementedError
+            raise NotImplementedError  # an answer scores no single item; check_config lets only whole lists through
         return self.ranker.predict(interaction)
 
     def describe(self) -> dict:

@@ -1,0 +1,26 @@
+"""A trained model's weights on disk: safetensors only, whoever's model it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_model, save_model
+
+_FILE = "model.safetensors"
+
+
+def save_weights(model, folder: Path) -> None:
+    """Write the weights into a folder that is not there yet: as the model itself does it, or whole (RecBole's)."""
+    if hasattr(model, "save_pretrained"):
+        model.save_pretrained(folder)
+    else:
+        folder.mkdir(parents=True)
+        save_model(model, str(folder / _FILE))
+
+
+def load_weights(model, folder: Path) -> None:
+    """Read back what :func:`save_weights` wrote (RecBole would unpickle its own checkpoints)."""
+    if hasattr(model, "load_pretrained"):
+        model.load_pretrained(folder)
+    else:
+        load_model(model, str(folder / _FILE), device=str(model.device))
