@@ -15,6 +15,7 @@ import sys
 import types
 
 import numpy as np
+import torch
 
 from recbole_genrec.settings import our_properties
 
@@ -90,6 +91,20 @@ def register() -> None:
             self.internal_config_dict.update(our_properties(model, dataset))
 
     Config._load_internal_config_dict = load_with_our_properties
+
+
+@contextlib.contextmanager
+def anomaly_mode_kept():
+    """Around an import of RecBole's models: torch's anomaly detection stays as it was.
+
+    Importing any of them imports all, and one (SINE) turns it on for the whole process: every training step of every
+    model would look for the operation that a NaN came from, and be slower for it.
+    """
+    before, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        yield
+    finally:
+        torch.autograd.set_detect_anomaly(before, checks)
 
 
 @contextlib.contextmanager

@@ -102,6 +102,7 @@ def _few_threads():
     """The models are tiny: threads only get in each other's way."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.autograd.set_detect_anomaly(False)  # a test may have imported RecBole's models by itself; see compat.py
     yield
     torch.set_num_threads(before)
 

@@ -94,3 +94,12 @@ assert [np.float, np.int, np.bool, np.object, np.str, np.complex] in (
     [float, int, bool, object, str, complex], [float, int, np.bool_, object, str, complex])
 assert np.array([1.5]).astype(np.int).tolist() == [1]
 """)
+
+
+def test_a_recbole_model_does_not_turn_on_anomaly_detection(tmp_path):
+    assert python(tmp_path, """
+import torch
+from recbole_genrec.model.registry import get_model
+get_model("SASRec")
+print(torch.is_anomaly_enabled())
+""").split()[-1] == "False"

@@ -8,6 +8,7 @@ import pkgutil
 from functools import lru_cache
 from pathlib import Path
 
+from recbole_genrec.compat import anomaly_mode_kept
 from recbole_genrec.errors import UserError, did_you_mean
 
 OURS, RECBOLE = "recbole_genrec.model.sequential_recommender", "recbole.model.sequential_recommender"
@@ -39,4 +40,5 @@ def get_model(name: str) -> type:
     modules = ours | {model: module for model, module in models_of(RECBOLE).items() if model not in ours}
     if name not in modules:
         raise UserError(f"unknown model '{name}'" + (did_you_mean(name, modules) or "; models: " + ", ".join(modules)))
-    return getattr(importlib.import_module(modules[name]), name)
+    with anomaly_mode_kept():
+        return getattr(importlib.import_module(modules[name]), name)
