@@ -9,7 +9,6 @@ import platform
 import shutil
 import time
 import traceback
-import uuid
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +22,8 @@ from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import init_seed
 from torch import Tensor
 
+from recbole_genrec import failures, parallel, runs, termination
+from recbole_genrec.checkpoint import Checkpoints
 from recbole_genrec.config import Config
 from recbole_genrec.data.bucketing import LikeLength
 from recbole_genrec.data.dataset import GenRecDataset
@@ -36,7 +37,8 @@ from recbole_genrec.evaluation.cost import Peak, processor
 from recbole_genrec.evaluation.popularity import list_metrics, training_counts
 from recbole_genrec.evaluation.significance import gains
 from recbole_genrec.evaluation.validity import free_generation
-from recbole_genrec.records import write_record
+from recbole_genrec.records import write_atomically, write_record
+from recbole_genrec.termination import Terminated
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer, two_stages
 from recbole_genrec.validation import check_dataset
 from recbole_genrec.version import __version__
@@ -45,7 +47,7 @@ from recbole_genrec.version import __version__
 _NOT_HASHED = {"output_dir", "data_path", "checkpoint_dir", "gpu_id", "show_progress", "state", "device", "worker",
                "log_wandb", "wandb_project", "save_dataset", "save_dataloaders", "local_rank", "single_spec", "about",
                "published", "llm_cache", "api_key_env", "concurrency", "requests_per_minute", "request_timeout",
-               "request_retries"}
+               "request_retries", "resume", "force", "checkpoint_minutes", "fsdp"}
 
 log = logging.getLogger("recbole_genrec")
 
@@ -110,63 +112,79 @@ def config_hash(config: Config, without: Collection[str] = ()) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def run(config: Config, output_dir: Path, **labels: str) -> dict[str, Any]:
+def run(config: Config, output_dir: Path, wait: bool = True, **labels: str) -> dict[str, Any]:
     """Train, validate and test one model on one data set with one seed, and write its record.
+
+    The same run is not carried out twice: one that is done is not trained again (``force: true`` does), one that was
+    broken off is gone on with (``resume: false`` begins anew).
 
     Args:
         config: the run's configuration.
         output_dir: where ``runs/`` is.
+        wait: whether to wait for a process that carries out the same run.
         labels: what the record shall hold besides, for example what the run is a variant of.
     Returns:
-        the record; ``status`` is ``ok``, ``failed`` or ``interrupted``, with the ``reason``.
+        the record; ``status`` is ``ok``, or ``failed`` with the ``reason``.
     Raises:
         UserError: before anything is trained.
-        KeyboardInterrupt: after the record was written.
+        Busy: another process carries out the same run.
+        KeyboardInterrupt, Terminated: after the record was written, with status ``interrupted``.
     """
     check_dataset(config)
-    name = f"{config['dataset']}-{config['model']}-{config['seed']}"
-    run_id = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-    run_dir = output_dir / "runs" / run_id
-    config["checkpoint_dir"] = str(run_dir)
-    record: dict[str, Any] = {
-        "run_id": run_id, "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "dataset": config["dataset"], "model": config["model"], "seed": config["seed"], **labels,
-        "config_hash": config_hash(config), "version": __version__, "versions": _versions(),
-        "machine": _machine(config),
-    }
-    run_dir.mkdir(parents=True)
-    (run_dir / "config.yaml").write_text(_config_yaml(config), encoding="utf-8")
-    try:
-        record.update(_measure(config, run_dir), status="ok")
-    except UserError:
-        # Found before training: nothing was measured, so there is no row to keep.
-        shutil.rmtree(run_dir)
-        raise
-    except KeyboardInterrupt:
-        write_record(run_dir, {**record, "status": "interrupted", "reason": "interrupted from the keyboard"})
-        raise
-    except Exception as error:
-        (run_dir / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        record.update(status="failed", reason=reason)
-    write_record(run_dir, record)
-    return record
-
-
-def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
-    """Everything that a successful run adds to its record."""
     peak = Peak(config["device"])
     init_seed(config["seed"], config["reproducibility"])
     data = Data.load(config)
+    facts = {"dataset": config["dataset"], "model": config["model"], "seed": config["seed"], **labels,
+             "config_hash": config_hash(config), "version": __version__, "dataset_fingerprint": data.fingerprint,
+             "split_fingerprint": data.split_fingerprint, "numbering_fingerprint": numbering_fingerprint(data.dataset),
+             "versions": _versions(), "machine": _machine(config)}
+    with runs.taken_by_all(output_dir, facts, config["resume"], config["force"], wait) as place:
+        if place.record is not None:
+            log.info("done before, as run %s; --force trains it again", place.folder.name)
+            return place.record
+        return _carry_out(config, data, peak, place)
+
+
+def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dict[str, Any]:
+    """A run in its folder; its record is written whatever happens."""
+    folder, record = place.folder, place.begun
+    config["checkpoint_dir"] = str(folder)
+    if parallel.is_main():
+        write_atomically(folder / "config.yaml", _config_yaml(config))
+    try:
+        record = {**record, **_measure(config, data, peak, folder), "status": "ok"}
+    except UserError:
+        # Found before training: nothing was measured, so there is no row to keep.
+        if parallel.is_main() and not (folder / "checkpoints").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except (KeyboardInterrupt, Terminated) as stop:
+        write_record(folder, {**record, "status": "interrupted", "reason": termination.REASONS[type(stop)]})
+        raise
+    except Exception as error:
+        record = {**record, "status": "failed", "reason": failures.reason(error)}
+        if not failures.out_of_storage(error):
+            write_atomically(folder / "traceback.txt", traceback.format_exc())
+    if parallel.is_main() or record["status"] != "ok":
+        write_record(folder, record)
+    if record["status"] == "ok":
+        if parallel.is_main():
+            Checkpoints(folder / "checkpoints").clear()
+            (folder / "traceback.txt").unlink(missing_ok=True)
+    return record
+
+
+def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str, Any]:
+    """Everything that a successful run adds to its record."""
     init_seed(config["seed"], config["reproducibility"])
     model = config.model_class(config, data.parts[0]).to(config["device"])
     train, valid, test = data.loaders(config, model)
     if two_stages(config):
         rows = model.pretraining_rows(data.parts[0]) if hasattr(model, "pretraining_rows") else None
         first = train if rows is None else data.loaders(config, model, rows)[0]
-        trainer = TwoStageTrainer(config, model, data.dataset, run_dir / "model", first)
+        trainer = TwoStageTrainer(config, model, data.dataset, run_dir, first)
     else:
-        trainer = GenRecTrainer(config, model, data.dataset, run_dir / "model")
+        trainer = GenRecTrainer(config, model, data.dataset, run_dir)
     progress = config["show_progress"]
 
     valid_result = None
@@ -207,9 +225,7 @@ def _measure(config: Config, run_dir: Path) -> dict[str, Any]:
         "valid": None if valid_result is None else dict(valid_result),
         "users": len(users), "untied_users": len(untied) if timed.any() else None, "mask_history": masked,
         "targets_in_history": int(users["in_history"].sum()), "dropped_interactions": data.dataset.dropped_interactions,
-        "dataset_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint,
-        "numbering_fingerprint": numbering_fingerprint(data.dataset),
-        **_candidates(config, data, trainer), **trainer.cost(), "epochs_done": trainer.epochs_done,
+        **_candidates(config, data, trainer), **trainer.cost(), "epochs_done": trainer.epochs_done, "restarts": trainer.restarts,
         "eval_users_per_second": round(len(users) / seconds, 2), **peak.record(),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_parameters": sum(p.numel() for p in model.parameters()), "curve": trainer.curve,
@@ -286,7 +302,8 @@ def _config_yaml(config: Config) -> str:
     """The whole configuration as YAML that ``--config_files`` takes back."""
     plain = {key: value for key, value in config.final_config_dict.items()
              if isinstance(value, (str, int, float, bool, list, dict, type(None)))
-             and key not in {"checkpoint_dir", "data_path", "output_dir", "llm_cache", "single_spec", "local_rank",
+             and key not in {"checkpoint_dir", "data_path", "output_dir", "llm_cache", "single_spec", "local_rank", "resume",
+                             "force", "checkpoint_minutes", "fsdp",
                              "valid_metric_bigger", "valid_neg_sample_args", "test_neg_sample_args"}}
     if plain["train_neg_sample_args"].get("distribution") == "none":  # RecBole's way to write None
         plain["train_neg_sample_args"] = None

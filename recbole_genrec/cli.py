@@ -7,6 +7,7 @@ import sys
 
 from recbole_genrec.commands import COMMANDS
 from recbole_genrec.errors import UserError
+from recbole_genrec.termination import EXIT_CODES, Terminated
 from recbole_genrec.version import __version__
 
 
@@ -23,7 +24,10 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return EXIT_CODES[KeyboardInterrupt]
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return EXIT_CODES[Terminated]
 
 
 class _Parser(argparse.ArgumentParser):

@@ -17,6 +17,7 @@ import recbole.config
 from recbole_genrec.compat import restore_numpy_aliases
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.registry import get_model
+from recbole_genrec.parallel import own_gpu
 from recbole_genrec.settings import merge, our_properties, read_yaml
 from recbole_genrec.validation import check_kinds, check_values
 
@@ -75,6 +76,7 @@ class Config(recbole.config.Config):
             final["period_sampling"] = "off"
         if final.get("gpu_id") is None:
             final["gpu_id"] = ""
+        final["gpu_id"] = own_gpu(str(final["gpu_id"]))
         check_kinds(final)  # before RecBole works with them: its errors do not name the key
         return final
 

@@ -11,13 +11,17 @@ from typing import Any
 
 from tabulate import tabulate
 
+from recbole_genrec import parallel
 from recbole_genrec.ablation import Ablation, read_ablation
 from recbole_genrec.benchmark import config_hash, run
 from recbole_genrec.config import Config
 from recbole_genrec.errors import UserError
+from recbole_genrec.failures import reason
 from recbole_genrec.model.registry import get_model
 from recbole_genrec.records import rows_of, update_leaderboard, writable_folder
+from recbole_genrec.runs import Busy
 from recbole_genrec.settings import merge, read_yaml
+from recbole_genrec.termination import Terminated
 from recbole_genrec.validation import check_dataset, check_keys, known_keys
 
 log = logging.getLogger("recbole_genrec")
@@ -47,27 +51,10 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     settings = plan[0][0]
     output_dir = writable_folder(settings["output_dir"], *(["ablations"] if compared else []))
 
-    records, mistakes = [], 0
-    for number, (config, labels) in enumerate(plan, 1):
-        log.info("[%d/%d] %s on %s, seed %s%s", number, len(plan), config["model"], config["dataset"], config["seed"],
-                 f", {labels['variant']}" if labels else "")
-        try:
-            record = run(config, output_dir, **labels)
-        except UserError as error:  # found when the data were read; the other runs go on
-            print("error:", *str(error).split(), file=sys.stderr)
-            mistakes += 1
-            continue
-        except OSError as error:  # not even the record could be written
-            log.error("%s on %s failed: %s", config["model"], config["dataset"], error)
-            records.append({"dataset": config["dataset"], "model": config["model"], **labels, "status": "failed"})
-            continue
-        except KeyboardInterrupt:
-            _leaderboard(output_dir)
-            raise
-        records.append(record)
-        if record["status"] != "ok":
-            log.warning("%s on %s failed: %s", record["model"], record["dataset"], record["reason"])
-        _leaderboard(output_dir)
+    with parallel.together():
+        records, mistakes = _carry_out(plan, output_dir)
+    if not parallel.is_main():
+        return 0
     if not records:
         return 2
     measured = [f"{metric.lower()}@{k}" for k in settings["topk"] for metric in settings["metrics"]]
@@ -83,6 +70,46 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
 
         report(compared, output_dir, [(model, dataset) for dataset in datasets for model in models])
     return 1 if any(record["status"] != "ok" for record in records) else 2 if mistakes else 0
+
+
+def _carry_out(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path) -> tuple[list[dict[str, Any]], int]:
+    """Run after run. Those that another process is at come last: it may be done with them by then.
+
+    Returns:
+        the records, and how many runs were refused.
+    """
+    records, mistakes = [], 0
+    queue = [(number, config, labels, False) for number, (config, labels) in enumerate(plan, 1)]
+    while queue:
+        number, config, labels, wait = queue.pop(0)
+        log.info("[%d/%d] %s on %s, seed %s%s", number, len(plan), config["model"], config["dataset"], config["seed"],
+                 f", {labels['variant']}" if labels else "")
+        try:
+            record = run(config, output_dir, wait, **labels)
+        except Busy as busy:
+            log.info("%s; it comes last", busy)
+            queue.append((number, config, labels, True))
+            continue
+        except UserError as error:  # found when the data were read; the other runs go on
+            if parallel.is_main():
+                print("error:", *str(error).split(), file=sys.stderr)
+            mistakes += 1
+            continue
+        except OSError as error:  # not even the record could be written
+            log.error("%s on %s failed: %s", config["model"], config["dataset"], reason(error))
+            record = {"dataset": config["dataset"], "model": config["model"], **labels, "status": "failed"}
+        except (KeyboardInterrupt, Terminated):
+            _leaderboard(output_dir)
+            log.warning("stopped: the same command goes on from the last checkpoint")
+            raise
+        else:
+            if record["status"] != "ok":
+                log.warning("%s on %s failed: %s", record["model"], record["dataset"], record["reason"])
+            _leaderboard(output_dir)
+        records.append(record)
+        if record["status"] != "ok" and parallel.size() > 1:
+            os._exit(1)  # others may be waiting for this process, and would for ever: torchrun now ends them
+    return records, mistakes
 
 
 def gather_settings(models: list[str], datasets: list[str], config_files: list[str],
@@ -160,6 +187,8 @@ def plan_ablation(ablation: Ablation, models: list[str], datasets: list[str], se
 
 
 def _leaderboard(output_dir: Path) -> None:
+    if not parallel.is_main():
+        return
     _, warnings = update_leaderboard(output_dir)
     for warning in warnings:
         log.warning("warning: %s", warning)

@@ -1,30 +1,30 @@
-"""RecBole's Trainer with a fair evaluation step, safetensors checkpoints, accumulation, a schedule, a time budget."""
+"""RecBole's training loop with accumulation, a schedule, a time budget, exact resume and several processes."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import shutil
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
-from recbole.data.interaction import Interaction
 from recbole.model.loss import BPRLoss
-from recbole.trainer import Trainer
+from torch import Tensor
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from recbole_genrec import compat
-from recbole_genrec.data.windows import TARGET_ROW
-from recbole_genrec.evaluation.candidates import Candidates
+from recbole_genrec import parallel, termination
+from recbole_genrec.checkpoint import (Checkpoints, model_state, optimizer_state, random_state, set_model_state,
+                                       set_optimizer_state, set_random_state)
 from recbole_genrec.evaluation.cost import Work, training_cost
-from recbole_genrec.evaluation.ranking import (CANDIDATES, HISTORY, keep_items, mask_items, masks_history, settle,
-                                               target_rank)
+from recbole_genrec.evaluation.fair import FairTrainer
+from recbole_genrec.failures import Diverged
 from recbole_genrec.weights import load_weights, save_weights
 
 
@@ -32,30 +32,57 @@ class _BudgetSpent(Exception):
     """``max_train_minutes`` is over; raised between epochs."""
 
 
-class GenRecTrainer(Trainer):
+@dataclass
+class Pass:
+    """How far the pass over an epoch's batches is.
+
+    Attributes:
+        order: the loader's generator as it was when the epoch began; it draws the order of the samples.
+        batch: batches done.
+        loss: sum of their losses.
+        work: what went through the model; of this process alone.
+        seconds: that they took.
+        random: generators to put back once the batches done before have been passed over.
+    """
+
+    order: Tensor
+    batch: int = 0
+    loss: float = 0.0
+    work: Work = field(default_factory=Work)
+    seconds: float = 0.0
+    random: tuple | None = None
+
+
+class GenRecTrainer(FairTrainer):
     """Trains and evaluates any model of the harness, ours or RecBole's.
 
     Args:
         config: the run's configuration.
         model: the model.
         dataset: the whole data set (histories to mask, exact times).
-        model_dir: where the best model is kept, as safetensors.
+        run_dir: the run's folder: ``model`` holds the best model, ``checkpoints`` the states that training can go on
+            from. If there are such, it does.
     """
 
-    def __init__(self, config, model, dataset, model_dir: Path):
-        with compat.no_tensorboard():
-            super().__init__(config, model)
-        self.sequences = dataset.sequences
-        self.candidates = Candidates.of(dataset, config)
-        self.model_dir = Path(model_dir)
-        self.mask_history = masks_history(config)
+    #: What is trained, for a model that is trained for several things in turn.
+    stage = ""
+
+    def __init__(self, config, model, dataset, run_dir: Path):
+        super().__init__(config, model, dataset)
+        self.model_dir = Path(run_dir) / "model"
+        self.checkpoints = Checkpoints(Path(run_dir) / "checkpoints")
+        self._found = self.checkpoints.read()
+        #: How often the run was taken up again after it had been broken off.
+        self.restarts = 0 if self._found is None else self._found[1]["restarts"] + 1
         self.train_seconds = 0.0
         self.epochs_done = 0
         self.work = Work()
         #: FLOPs a target of a model that cannot tell them from its work; see evaluation/cost.py.
         self.flops_per_target: float | None = None
         self.curve: list[dict] = []
-        self._per_user: list[pd.DataFrame] | None = None
+        self.scheduler = None
+        self._pass: Pass | None = None
+        self._kept_at = time.monotonic()
 
     # ----------------------------------------------------------------------------------------------- training
 
@@ -72,49 +99,55 @@ class GenRecTrainer(Trainer):
 
     def fit(self, train_data, valid_data=None, **kwargs):
         """RecBole's ``fit`` under ``lr_scheduler_type``, ``warmup_steps`` and ``max_train_minutes``."""
+        self.scheduler = None
         name = self.config["lr_scheduler_type"]
         if name and name != "constant":
             steps = max(1, self.epochs * math.ceil(len(train_data) / self.config["gradient_accumulation_steps"]))
             # A short run would otherwise end inside the warm-up.
             warmup = min(self.config["warmup_steps"] or 0, steps // 5)
-            scheduler = get_scheduler(name, self.optimizer, num_warmup_steps=warmup, num_training_steps=steps)
-            self.optimizer.register_step_post_hook(lambda *_: scheduler.step())
+            self.scheduler = get_scheduler(name, self.optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+        if self._go_on(train_data):
+            self.eval_collector.data_collect(train_data)  # what is left of RecBole's fit
+            return self.best_valid_score, self.best_valid_result
         try:
-            return super().fit(train_data, valid_data, **kwargs)
+            super().fit(train_data, valid_data, **kwargs)
         except _BudgetSpent:
             if not self.model_dir.exists():
                 self._save_checkpoint(self.epochs_done - 1)
-            return self.best_valid_score, self.best_valid_result
+        self._pass = None
+        self.keep(train_data, self.epochs_done, done=True)
+        return self.best_valid_score, self.best_valid_result
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         budget = self.config["max_train_minutes"]
-        if budget and self.epochs_done and self.train_seconds > 60 * budget:
+        if self._pass is None and self.epochs_done and budget and parallel.from_main(self.train_seconds > 60 * budget):
             raise _BudgetSpent
         self.model.epoch = epoch_idx  # a model that draws its samples anew each epoch reads it
-        began = time.monotonic()
-        loss, work = self._pass_over(train_data, epoch_idx, loss_func or self.model.calculate_loss, show_progress)
-        self.work = self.work + work.numbers()
-        seconds = time.monotonic() - began
-        self.train_seconds += seconds
+        with termination.held():  # to the end of a step, where the state can be kept
+            done = self._pass_over(train_data, epoch_idx, loss_func or self.model.calculate_loss, show_progress)
+        self.work = self.work + Work(*map(int, parallel.total(list(asdict(done.work).values()))))
+        self.train_seconds += done.seconds
         self.epochs_done += 1
-        self.curve.append({"epoch": epoch_idx, "seconds": round(seconds, 3), "loss": loss / max(1, len(train_data))})
-        return loss
+        self._pass = None
+        self.curve.append({"epoch": epoch_idx, "seconds": round(done.seconds, 3),
+                           "loss": done.loss / max(1, len(train_data))})
+        return done.loss
 
-    def _pass_over(self, train_data, epoch_idx, loss_func, show_progress) -> tuple[float, Work]:
-        """Train on each batch once.
+    def _pass_over(self, train_data, epoch_idx, loss_func, show_progress) -> Pass:
+        """Train on each batch once, or on those that are left.
 
-        RecBole's own loop takes an optimizer step a batch. Here ``gradient_accumulation_steps`` batches make one,
-        with the gradient that they would have as one batch: each counts by the terms of its mean (for a model that
-        does not say, by its rows).
-
-        Returns:
-            the sum of the batches' losses, and the work done.
+        RecBole's own loop takes an optimizer step a batch. Here ``gradient_accumulation_steps`` batches make one, and
+        several processes share each, with the gradient that they would have as one batch: every part counts by the
+        terms of its mean (for a model that does not say, by its rows).
         """
         self.model.train()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
-        group, total, done, terms = self.config["gradient_accumulation_steps"], 0.0, Work(), 0
-        batches = tqdm(train_data, f"train {epoch_idx}", ncols=100) if show_progress else train_data
-        for number, interaction in enumerate(batches, 1):
+        group, batches = self.config["gradient_accumulation_steps"], len(train_data)
+        now = self._pass = self._pass or Pass(train_data.generator.get_state())
+        began = time.monotonic() - now.seconds
+        losses: list[tuple[float, Any]] = []
+        for number, interaction in enumerate(self._batches(train_data, epoch_idx, show_progress), now.batch + 1):
+            interaction, real = parallel.own_rows(interaction)
             interaction = interaction.to(self.device)
             # RecBole has no count of its own models' operations: the first batch is watched.
             watch = self.epochs_done == 0 and number == 1 and not hasattr(self.model, "training_flops")
@@ -122,30 +155,87 @@ class GenRecTrainer(Trainer):
                 with torch.autocast(self.device.type, enabled=self.enable_amp):
                     parts = loss_func(interaction)
                 loss = sum(parts) if isinstance(parts, tuple) else parts
-                self._check_nan(loss)
                 work = getattr(self.model, "work", None) or Work(targets=len(interaction), terms=len(interaction))
-                weight = work.terms if group > 1 else 1
+                weight = (work.terms if self._weighted else 1) * real
                 scaler.scale(loss * weight).backward()
             if watch:
                 self.flops_per_target = counter.get_total_flops() / work.targets
-            total, done, terms = total + loss.item(), done + work, terms + weight
-            if number % group == 0 or number == len(train_data):
-                self._step(scaler, terms if group > 1 else None)
-                terms = 0
-        return total, done
+            losses.append((loss.item(), weight))
+            now.work = now.work + work if real else now.work
+            if number % group == 0 or number == batches:
+                mean, stop, due = self._agree(losses, epoch_idx, number, batches)
+                self._step(scaler, losses)
+                now.loss, now.batch, losses = now.loss + mean, number, []
+                now.seconds = time.monotonic() - began
+                if due or stop or number == batches:
+                    self.keep(train_data, epoch_idx)
+                    began = time.monotonic() - now.seconds  # training is what is timed
+                if stop:
+                    self._stop()
+        now.work = now.work.numbers()
+        return now
 
-    def _step(self, scaler, terms) -> None:
-        """One optimizer step; ``terms`` is given where the gradient is that of a sum and their mean is meant."""
-        if terms is not None:
+    def _batches(self, train_data, epoch_idx, show_progress):
+        """The epoch's batches, without those that are done; the generators then stand where they stood."""
+        now = self._pass
+        batches = iter(train_data if now.batch < len(train_data) else ())
+        for _ in itertools.islice(batches, now.batch if now.batch < len(train_data) else 0):
+            pass
+        if now.random is not None:
+            set_random_state(*now.random)
+        return tqdm(batches, f"train {epoch_idx}", total=len(train_data), initial=now.batch, ncols=100) \
+            if show_progress and parallel.is_main() else batches
+
+    @property
+    def _weighted(self) -> bool:
+        """Whether an optimizer step is made of parts, each of which counts by its terms."""
+        return self.config["gradient_accumulation_steps"] > 1 or parallel.size() > 1
+
+    def _agree(self, losses, epoch_idx, number, batches) -> tuple[float, bool, bool]:
+        """What all processes must know before a step.
+
+        Returns:
+            the sum of the batches' mean losses; whether a signal has come to one of them; whether a state is due.
+        Raises:
+            Diverged: a loss is no finite number: the weights are still those before it.
+        """
+        minutes = self.config["checkpoint_minutes"]
+        due = bool(minutes) and time.monotonic() - self._kept_at > 60 * minutes
+        stop = termination.pending() is not None
+        means = [loss for loss, _ in losses]
+        if parallel.size() > 1:
+            stop, due, *sums = parallel.total([stop, due and parallel.is_main(), *(
+                value for loss, weight in losses for value in (loss * float(weight), float(weight)))])
+            means = [loss / weight for loss, weight in zip(sums[::2], sums[1::2])]
+        if not all(map(math.isfinite, means)):
+            raise Diverged(f"the loss became {means[-1]} in epoch {epoch_idx}, batch {number} of {batches}: lower "
+                           f"learning_rate ({self.config['learning_rate']}) or set clip_grad_norm")
+        return sum(means), bool(stop), bool(due)
+
+    def _step(self, scaler, losses) -> None:
+        """One optimizer step; where it is made of parts, with the gradient of their mean."""
+        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        if self._weighted:
             scaler.unscale_(self.optimizer)
-            for weight in self.model.parameters():
+            parallel.add_up_gradients(trained)
+            terms = sum(weight for _, weight in losses)
+            if parallel.size() > 1:
+                terms, = parallel.total([float(terms)])
+            for weight in trained:
                 if weight.grad is not None:
                     weight.grad /= terms
         if self.clip_grad_norm:
-            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            clip_grad_norm_(trained, **self.clip_grad_norm)
         scaler.step(self.optimizer)
         scaler.update()
         self.optimizer.zero_grad()
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def _stop(self) -> None:
+        """End as the signal asks, wherever it came in."""
+        termination.raise_pending()
+        raise termination.Terminated  # it came to another process
 
     def _valid_epoch(self, valid_data, show_progress=False):
         score, result = super()._valid_epoch(valid_data, show_progress)
@@ -164,85 +254,63 @@ class GenRecTrainer(Trainer):
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Keep the model as safetensors; the folder is complete or not there at all."""
         fresh = self.model_dir.with_name(self.model_dir.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        save_weights(self.model, fresh)
-        shutil.rmtree(self.model_dir, ignore_errors=True)
-        fresh.rename(self.model_dir)
+        with termination.held():
+            if parallel.is_main():
+                shutil.rmtree(fresh, ignore_errors=True)
+                save_weights(self.model, fresh)
+                shutil.rmtree(self.model_dir, ignore_errors=True)
+                fresh.rename(self.model_dir)
 
     def load_best(self) -> None:
         """Give the model the weights of the best epoch."""
+        parallel.gather(None)  # they are written
         load_weights(self.model, self.model_dir)
 
-    # --------------------------------------------------------------------------------------------- evaluation
+    def keep(self, train_data, epoch_idx: int, done: bool = False) -> None:
+        """Write the state of training, so that a run that is killed goes on from here, to the same end."""
+        now = self._pass or Pass(train_data.generator.get_state())
+        work = parallel.total(list(asdict(now.work.numbers()).values()))
+        randoms = parallel.gather(random_state())
+        optimizer, rest = optimizer_state(self.optimizer)
+        tensors = {"weights": model_state(self.model), "optimizer": optimizer,
+                   "random": {f"{rank}.{name}": tensor for rank, (tensors, _) in enumerate(randoms)
+                              for name, tensor in tensors.items()},
+                   "order": {"epoch": now.order, "now": train_data.generator.get_state()}}
+        state = {"stage": self.stage, "done": done, "epoch": epoch_idx, "batch": now.batch, "loss": now.loss,
+                 "restarts": self.restarts, "work": work, "seconds": now.seconds, "optimizer": rest, "random": [rest for _, rest in randoms],
+                 "scheduler": self.scheduler and self.scheduler.last_epoch,
+                 "best": [self.best_valid_score, self.best_valid_result, self.cur_step],
+                 "totals": [self.train_seconds, self.epochs_done, asdict(self.work), self.flops_per_target, self.curve]}
+        with termination.held():
+            if parallel.is_main():
+                self.checkpoints.write(tensors, state)
+        self._kept_at = time.monotonic()
 
-    def evaluate(self, eval_data, load_best_model=False, model_file=None, show_progress=False):
-        """RecBole's ``evaluate``; weights come from :meth:`load_best` (RecBole would unpickle them)."""
-        if load_best_model:
-            self.load_best()
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-
-    def test(self, eval_data, mask_history: bool, show_progress=False) -> tuple[dict, pd.DataFrame]:
-        """Evaluate and keep every user's list.
-
-        Returns:
-            metrics by RecBole's names, and a table with one row a user: ``user, target, rank`` (from 1, NaN if the
-            target was not recommended), ``tied`` (same time as the item before it; NA: unknown), ``history`` (its
-            length), ``in_history`` (the target is among the items that the user had), ``topk`` (list of item ids,
-            best first).
-        """
-        policy, self.mask_history, self._per_user = self.mask_history, mask_history, []
-        try:
-            metrics = self.evaluate(eval_data, show_progress=show_progress)
-            return dict(metrics), pd.concat(self._per_user, ignore_index=True)
-        finally:
-            self.mask_history, self._per_user = policy, None
-
-    def _full_sort_batch_eval(self, batched_data):
-        interaction = batched_data[0]
-        if self.mask_history:
-            interaction.update(Interaction({HISTORY: self.sequences.history(interaction[TARGET_ROW])}))
-        if self.candidates is not None:
-            interaction.update(Interaction({CANDIDATES: self.candidates(interaction[TARGET_ROW])}))
-        return self._fair(*super()._full_sort_batch_eval(batched_data))
-
-    def _fair(self, interaction, scores, positive_u, positive_i):
-        """What RecBole's evaluator gets to see.
-
-        The candidates, where there are such; history masked by the policy; the target behind its ties.
-        """
-        history = interaction[HISTORY] if HISTORY in interaction else \
-            self.sequences.history(interaction[TARGET_ROW].cpu())
-        target = positive_i.to(scores.device)
-        if self.mask_history:
-            scores = mask_items(scores, history.to(scores.device))
-        if CANDIDATES in interaction:
-            scores = keep_items(scores, interaction[CANDIDATES].to(scores.device))
-        scores = settle(scores, target)
-        if self._per_user is not None:
-            self._per_user.append(self._user_rows(interaction, scores, target, history))
-        return interaction, scores, positive_u, positive_i
-
-    def _neg_sample_batch_eval(self, batched_data):
-        interaction, row, _, _ = batched_data
-        # A user's rows stand together, the positive first: its row tells the user and the history.
-        users = interaction[torch.searchsorted(row, torch.arange(int(row[-1]) + 1))]
-        _, scores, positive_u, positive_i = super()._neg_sample_batch_eval(batched_data)
-        return self._fair(users, scores, positive_u, positive_i)
-
-    def _user_rows(self, interaction, scores, target, history) -> pd.DataFrame:
-        best, items = scores.topk(max(self.config["topk"]), dim=1)
-        items = items.masked_fill(best <= torch.finfo(best.dtype).min, 0).cpu().numpy()
-        rank = target_rank(scores, target).cpu().numpy().astype(np.float64)
-        rows = interaction[TARGET_ROW].cpu()
-        tied = pd.array(self.sequences.tied(rows).numpy(), dtype="boolean")
-        tied[~self.sequences.timed(rows).numpy()] = pd.NA
-        return pd.DataFrame({
-            "user": interaction[self.config["USER_ID_FIELD"]].cpu().numpy(), "target": target.cpu().numpy(),
-            "rank": np.where(rank == 0, np.nan, rank), "tied": tied,
-            "history": (history > 0).sum(1).numpy(),
-            "in_history": (history == target.cpu().unsqueeze(1)).any(1).numpy(),
-            "topk": [row[row > 0].tolist() for row in items],
-        })
+    def _go_on(self, train_data) -> bool:
+        """Take up the state that was found, if it is one of this stage. Returns whether all is trained."""
+        if self._found is None or self._found[1]["stage"] != self.stage:
+            return False
+        (tensors, state), self._found = self._found, None
+        set_model_state(self.model, tensors["weights"])
+        set_optimizer_state(self.optimizer, tensors["optimizer"], state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.last_epoch = state["scheduler"]
+        self.best_valid_score, self.best_valid_result, self.cur_step = state["best"]
+        self.train_seconds, self.epochs_done, work, self.flops_per_target, self.curve = state["totals"]
+        self.work = Work(**work)
+        rank = parallel.rank() % len(state["random"])
+        random = ({name.partition(".")[2]: tensor for name, tensor in tensors["random"].items()
+                   if name.startswith(f"{rank}.")}, state["random"][rank])
+        if state["done"]:
+            train_data.generator.set_state(tensors["order"]["now"])
+            set_random_state(*random)
+            return True
+        whole = state["batch"] == len(train_data)
+        train_data.generator.set_state(tensors["order"]["now" if whole else "epoch"])
+        work = Work(*map(int, state["work"])) if parallel.is_main() else Work()
+        self._pass = Pass(tensors["order"]["epoch"], state["batch"], state["loss"], work, state["seconds"], random)
+        self.start_epoch = state["epoch"]
+        return False
 
 
 def two_stages(config) -> bool:
@@ -259,17 +327,21 @@ class TwoStageTrainer(GenRecTrainer):
         pretrain_data: loader of the first stage; the others as :class:`GenRecTrainer`.
     """
 
-    def __init__(self, config, model, dataset, model_dir: Path, pretrain_data):
-        super().__init__(config, model, dataset, model_dir)
+    stage = "pretrain"
+
+    def __init__(self, config, model, dataset, run_dir: Path, pretrain_data):
+        super().__init__(config, model, dataset, run_dir)
         self.pretrain_data = pretrain_data
 
     def fit(self, train_data, valid_data=None, show_progress=False, **kwargs):
-        with contextlib.suppress(_BudgetSpent):  # one epoch of fine-tuning is trained in any case
-            for epoch in range(self.config["pretrain_epochs"]):
-                self._train_epoch(self.pretrain_data, epoch, show_progress=show_progress)
-                self.curve[-1]["stage"] = "pretrain"
-        self.epochs_done = 0
-        self.model.train_stage = "finetune"
+        if self._found is None or self._found[1]["stage"] == self.stage:
+            self._go_on(self.pretrain_data)
+            with contextlib.suppress(_BudgetSpent):  # one epoch of fine-tuning is trained in any case
+                for epoch in range(self.start_epoch, self.config["pretrain_epochs"]):
+                    self._train_epoch(self.pretrain_data, epoch, show_progress=show_progress)
+                    self.curve[-1]["stage"] = self.stage
+        self.start_epoch = self.epochs_done = 0
+        self.stage = self.model.train_stage = "finetune"
         self.model.loss_fct = BPRLoss() if self.config["loss_type"] == "BPR" else torch.nn.CrossEntropyLoss()
         self.optimizer = self._build_optimizer()
         return super().fit(train_data, valid_data, show_progress=show_progress, **kwargs)

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from recbole_genrec import termination
 from recbole_genrec.commands.arguments import add_data_options, names_of, overrides_of, seeds_of
 from recbole_genrec.runtime import keep_freed_memory, quiet
 
@@ -17,8 +18,10 @@ _EXAMPLES = """examples:
 
 Any configuration key of RecBole, of the model or of this project is given as --key=value.
 Where a variant of the ablation sets a key that is also given here, the variant wins.
+A run that was done before is not trained again (--force does), one that was broken off goes on from its last checkpoint
+(--resume=false begins anew).
 Exit code: 0 done, 2 a mistake in the call (one line says which), 1 a run failed (its record says why),
-130 interrupted.
+130 interrupted, 143 terminated (SIGTERM); after the last two the same command goes on.
 """
 
 
@@ -36,16 +39,20 @@ def add(commands) -> None:
     run.add_argument("--ablation", default=None, help="run the variants that a YAML file compares, and compare them: "
                                                       "a name in properties/ablation, or a file; a variant's settings "
                                                       "win over those given here")
+    run.add_argument("--force", nargs="?", const="true", help="train again what has been trained before")
     add_data_options(run)
     run.set_defaults(handler=_run, settings=[])
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.force is not None:
+        arguments.settings.append(f"--force={arguments.force}")
     overrides = overrides_of(arguments, "llm", "output_dir", "data_path")
     datasets = names_of(arguments.dataset, "--dataset")
     quiet()
     keep_freed_memory()
-    from recbole_genrec.suite import run_suite
+    with termination.handled():
+        from recbole_genrec.suite import run_suite
 
-    return run_suite(names_of(arguments.model, "--model"), datasets, seeds_of(arguments.seed),
-                     arguments.config_files.split(), overrides, arguments.ablation)
+        return run_suite(names_of(arguments.model, "--model"), datasets, seeds_of(arguments.seed),
+                         arguments.config_files.split(), overrides, arguments.ablation)

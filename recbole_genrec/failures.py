@@ -1,0 +1,42 @@
+"""Why a run failed, in one line that a record can keep and a user can act on."""
+
+from __future__ import annotations
+
+import errno
+
+import torch
+
+
+class Diverged(ArithmeticError):
+    """The loss is no number any more; raised before it reaches the weights."""
+
+
+_STORAGE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+            errno.EROFS: "the file system is read-only", errno.EACCES: "no permission to write",
+            errno.EFBIG: "the file would be larger than allowed"}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out: the GPU's, the host's, or the CPU allocator of torch."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or \
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def out_of_storage(error: BaseException) -> bool:
+    """Whether it says that nothing can be written any more."""
+    return isinstance(error, OSError) and error.errno in _STORAGE or \
+        "No space left on device" in str(error)  # safetensors wraps the system's error in one of its own
+
+
+def reason(error: BaseException) -> str:
+    """One line, at most 500 characters: what happened, where, and what can be done about it."""
+    said = " ".join(str(error).split())
+    if out_of_memory(error):
+        said = f"out of memory ({said or 'no more was said'}): lower train_batch_size or eval_batch_size, or set " \
+               "gradient_checkpointing=true"
+    elif out_of_storage(error):
+        what = _STORAGE.get(getattr(error, "errno", None), _STORAGE[errno.ENOSPC])
+        said = f"{what} ({said}): the run continues where it was once there is room"
+    elif not isinstance(error, Diverged):
+        said = f"{type(error).__name__}: {said}"
+    return said[:500]
