@@ -177,7 +177,7 @@ def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dic
 def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str, Any]:
     """Everything that a successful run adds to its record."""
     init_seed(config["seed"], config["reproducibility"])
-    model = config.model_class(config, data.parts[0]).to(config["device"])
+    model = _made(config, data)
     train, valid, test = data.loaders(config, model)
     if two_stages(config):
         rows = model.pretraining_rows(data.parts[0]) if hasattr(model, "pretraining_rows") else None
@@ -200,7 +200,8 @@ def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str,
     if generative:
         model.lists = model.exact_lists = 0
     metrics, users = trainer.test(test, masked, show_progress=progress)
-    exact_share = model.exact_lists / model.lists if generative and model.lists else None  # None: nothing decoded
+    lists, exact = parallel.total([model.lists, model.exact_lists]) if generative else (0, 0)
+    exact_share = exact / lists if lists else None  # None: nothing decoded
     seconds = time.monotonic() - began
     unmasked = None if masked else users
     if masked and config["test_unmasked"]:
@@ -257,6 +258,21 @@ def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str,
     return record
 
 
+def _made(config: Config, data: Data):
+    """The model, the same in all processes, its frozen layers in pieces where ``fsdp`` says so."""
+    model = config.model_class(config, data.parts[0])
+    if config["fsdp"]:
+        if not model.pretrained:
+            raise UserError(f"fsdp=true cuts frozen weights, and all of --llm={config['llm']} train: it starts from scratch")
+        parallel.cut_frozen(model, model.backbone.layers)
+    model = model.to(config["device"])
+    if not config["fsdp"]:
+        parallel.same_weights(model)
+    if parallel.rank():
+        torch.manual_seed(config["seed"] + parallel.rank())  # dropout of its own; the data are drawn by other generators
+    return model
+
+
 def _candidates(config: Config, data: Data, trainer: GenRecTrainer) -> dict[str, Any]:
     """What the targets of the test were ranked among."""
     if trainer.candidates is None:
@@ -288,6 +304,8 @@ def _write_per_user(run_dir: Path, dataset: GenRecDataset, users: pd.DataFrame, 
 
     ``counts`` (``[n_items]``) is how often an item occurs in training: the file has it for each user's target.
     """
+    if not parallel.is_main():
+        return
     raw_users = dataset.field2id_token[dataset.uid_field].astype(str)
     raw_items = dataset.field2id_token[dataset.iid_field].astype(str)
     table = users.assign(user=raw_users[users["user"]], target=raw_items[users["target"]],
@@ -317,4 +335,4 @@ def _versions() -> dict[str, str]:
 
 def _machine(config: Config) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if config["device"].type == "cuda" else None
-    return {"processor": processor(), "threads": torch.get_num_threads(), "gpu": gpu}
+    return {"processor": processor(), "threads": torch.get_num_threads(), "gpu": gpu, "processes": parallel.size()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from recbole_genrec.commands import COMMANDS
@@ -17,7 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _main(argv)
     except UserError as error:
-        print("error:", *str(error).split(), file=sys.stderr)  # one line, whatever was typed
+        if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
+            print("error:", *str(error).split(), file=sys.stderr)  # one line, whatever was typed
         return 2
     except OSError as error:  # a disk that is full, a folder that is gone
         print("error:", *str(error).split(), file=sys.stderr)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 #: Values that are added up in one message: more is fewer messages and more memory.
 _BUCKET = 1 << 24
@@ -96,24 +95,19 @@ def own_rows(batch):
 
 
 def same_weights(model: nn.Module) -> None:
-    """Give every process the weights and buffers of process 0."""
+    """Give every process the weights and buffers of process 0, whatever machine it is on."""
     if size() > 1:
         for tensor in (*model.parameters(), *model.buffers()):
-            if not isinstance(tensor, DTensor):
-                dist.broadcast(tensor.detach(), 0)
+            dist.broadcast(tensor.detach(), 0)
 
 
 def add_up_gradients(weights: Sequence[nn.Parameter]) -> None:
-    """Make every gradient the sum over the processes; one that is None everywhere stays None.
-
-    Weights in pieces (:func:`shard`) have been added up by then.
-    """
+    """Make every gradient the sum over the processes; one that is None everywhere stays None."""
     if size() == 1:
         return
-    whole = [weight for weight in weights if not isinstance(weight, DTensor)]
-    used = total([float(weight.grad is not None) for weight in whole])
+    used = total([float(weight.grad is not None) for weight in weights])
     bucket: list[Tensor] = []
-    for weight, somewhere in zip(whole, used):
+    for weight, somewhere in zip(weights, used):
         if not somewhere:
             continue
         if weight.grad is None:
@@ -133,26 +127,13 @@ def _add_up(tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-# ---------------------------------------------------------------------------------------- weights in pieces (FSDP)
+def cut_frozen(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Cut the frozen weights of a model's blocks in pieces, one a process (FSDP2); each is whole while it computes.
 
-def shard(blocks: Sequence[nn.Module]) -> None:
-    """Cut the weights of a model's blocks in pieces, one a process (FSDP2): each is whole only while it computes.
-
-    Their gradients are summed over the processes, as those of the other weights are.
+    What trains (LoRA) is small and stays whole: it is summed, saved and read back as in one process.
     """
     from torch.distributed.fsdp import fully_shard
 
+    trained = {weight for weight in model.parameters() if weight.requires_grad}
     for block in blocks:
-        fully_shard(block)
-        block.set_gradient_divide_factor(1.0)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor, put together from its pieces where it is in pieces; all processes must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, cut as another one is."""
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements) \
-        if isinstance(other, DTensor) else tensor
+        fully_shard(block, ignored_params=trained)

@@ -43,6 +43,8 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     compared = None if ablation is None else read_ablation(ablation)
     given = gather_settings(models, datasets, config_files, overrides)
     given.setdefault("show_progress", sys.stderr.isatty())
+    if not parallel.is_main():
+        log.setLevel(logging.ERROR)
 
     if compared is None:
         plan = [(config, {}) for config in plan_runs(models, datasets, seeds, given)]

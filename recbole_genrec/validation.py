@@ -11,6 +11,7 @@ from typing import Any, Iterable
 import recbole
 from recbole.utils import FeatureType
 
+from recbole_genrec import parallel
 from recbole_genrec.errors import UserError, did_you_mean
 from recbole_genrec.index.registry import find_index
 from recbole_genrec.settings import our_properties, property_file, property_names, read_yaml
@@ -105,6 +106,19 @@ _NEVER_NULL = ("prompt", "max_prompt_tokens", "max_history_items", "infill_share
                "request_retries", "max_answer_tokens", "api_key_env")
 
 
+def check_processes(config) -> None:
+    """Refuse what several processes cannot do, or one alone."""
+    model = config.model_class
+    if parallel.size() > 1 and model.__name__ == "ZeroShotLLM":
+        raise UserError("ZeroShotLLM trains nothing and keeps its own pace: run it in one process, without torchrun")
+    if config["fsdp"]:
+        if not getattr(model, "generative", False):
+            raise UserError(f"fsdp=true cuts the layers of a language model, and {model.__name__} has none")
+        if parallel.size() == 1:
+            raise UserError("fsdp=true needs several processes to cut layers for: "
+                            "torchrun --nproc_per_node=2 run_benchmark.py ...")
+
+
 def check_kinds(settings: dict[str, Any]) -> None:
     for key in _NEVER_NULL:
         if key in settings and settings[key] is None:
@@ -143,6 +157,7 @@ def check_values(config) -> None:
             raise UserError(f"{key}={value!r} is not one of {allowed}"
                             + did_you_mean(str(value), [str(choice) for choice in choices]))
     check_candidates(config)
+    check_processes(config)
     if "item_index" in config:
         find_index(config["item_index"])
     if config["decode"] == "beam" and config["num_beams"] is not None and config["num_beams"] < max(topk):

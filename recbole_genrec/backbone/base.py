@@ -63,6 +63,12 @@ class Backbone(nn.Module):
         """The Hugging Face model itself; peft has injected its layers into it."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers, as the architecture says what must not be split."""
+        names = set(self.core._no_split_modules or ())
+        return [module for module in self.core.modules() if type(module).__name__ in names]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., d]`` -> ``[..., V]``."""
         raise NotImplementedError  # each architecture does something of its own after the head

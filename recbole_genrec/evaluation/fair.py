@@ -57,9 +57,6 @@ class FairTrainer(Trainer):
         dataset: the whole data set (histories to mask, exact times).
     """
 
-    #: Whether each process evaluates all batches: where weights are in pieces, all must compute the same.
-    together = False
-
     def __init__(self, config, model, dataset):
         with compat.no_tensorboard():
             super().__init__(config, model)
@@ -117,7 +114,9 @@ class FairTrainer(Trainer):
 
     def _is_anothers(self) -> bool:
         """Whether the batch that is up is left to another process."""
-        return not self.together and self.eval_collector.number % parallel.size() != parallel.rank()
+        if self.config["fsdp"]:
+            return False  # a layer is put together by all processes at once: all must compute the same
+        return self.eval_collector.number % parallel.size() != parallel.rank()
 
     def _fair(self, interaction, scores, positive_u, positive_i):
         """What RecBole's evaluator gets to see.
