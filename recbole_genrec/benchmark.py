@@ -71,7 +71,8 @@ class Data:
         except UserError:
             raise
         except Exception as error:  # RecBole has a type of its own for every file that it cannot work with
-            raise UserError(f"data set '{config['dataset']}' cannot be read: {type(error).__name__}: {error}") from error
+            raise UserError(f"data set '{config['dataset']}' cannot be read: {type(error).__name__}: "
+                            f"{error}") from error
 
     @classmethod
     def _load(cls, config: Config) -> "Data":

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_TEXTS = ("timestamp", "dataset", "model", "status", "reason", "version", "backbone", "item_index", "prompts", "ablation",
-          "variant", "config_hash", "reference_hash", "variant_hash", "dataset_fingerprint", "split_fingerprint",
-          "prompt_fingerprint", "trie_fingerprint", "numbering_fingerprint", "candidates_fingerprint", "audit", "decode",
-          "norm", "layout", "objective")
+_TEXTS = ("timestamp", "dataset", "model", "status", "reason", "version", "backbone", "item_index", "prompts",
+          "ablation", "variant", "config_hash", "reference_hash", "variant_hash", "dataset_fingerprint",
+          "split_fingerprint", "prompt_fingerprint", "trie_fingerprint", "numbering_fingerprint",
+          "candidates_fingerprint", "audit", "decode", "norm", "layout", "objective")
 _NUMBERS = ("seed", "users", "candidates", "candidate_seed", "train_seconds", "eval_users_per_second", "peak_memory_mb",
             "peak_device_memory_mb", "trainable_parameters", "total_parameters", "targets_per_second",
             "tokens_per_second", "padding_share", "flops_per_target", "exact_share", "epochs_done", "valid_rate",

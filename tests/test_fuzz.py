@@ -13,9 +13,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from data_helpers import NAME, SETTINGS, config_of, random_interactions, write_dataset
-from fuzz_helpers import VALUE, fuzz, mutated, refusal, say_tried, typed
+from fuzz_helpers import HOSTILE, VALUE, fuzz, mutated, refusal, say_tried, typed
 from hypothesis import example, given
 from hypothesis import strategies as st
 from recbole.utils import argument_list
@@ -23,11 +24,13 @@ from recbole.utils import argument_list
 from dataset_converters import staging
 from dataset_converters.cli import run as convert
 from recbole_genrec import suite
+from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
 from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.encoder_texts.wording import PromptSets
-from recbole_genrec.evaluation.audit import audit_table
+from recbole_genrec.index.material import Material
+from recbole_genrec.index.registry import build_index
 from recbole_genrec.infilling.wording import Wording as BlankWording
 from recbole_genrec.prompt import PromptTemplate
 from recbole_genrec.settings import properties_dir, property_names
@@ -97,7 +100,8 @@ def test_any_setting_that_data_are_read_by(folder, key, value):
 
 # ------------------------------------------------------------------------------------------ settings and arguments
 
-YAMLS = [(properties_dir() / name).read_text("utf-8") for name in ("overall.yaml", "model/GenRec.yaml", "dataset/ml-100k.yaml")]
+YAMLS = [(properties_dir() / name).read_text("utf-8") for name in ("overall.yaml", "model/GenRec.yaml",
+                                                                   "dataset/ml-100k.yaml")]
 KEYS = sorted(known_keys("GenRec", NAME) | known_keys("SASRec", NAME))
 
 
@@ -124,9 +128,11 @@ def test_any_property_file(nothing_trained, folder, content):
 
 
 ARGUMENTS = st.lists(st.sampled_from([
-    "run", "check-data", "ablation", "report", "compare", "audit", "recommend", "demo", "--model=Pop", f"--dataset={NAME}",
-    f"--config_files={NAME}.yaml", "--seed=1", "--llm=", "--", "-h", "--version", "--ablation=genrec", "--run=x", "--port=1",
-    "--history", "--topk=0", "--published", "--output=x.html", "--metric=ndcg@10", "--item_index=sequential", "x.csv",
+    "run", "check-data", "ablation", "report", "compare", "audit", "recommend", "demo", "--model=Pop",
+    f"--dataset={NAME}", f"--config_files={NAME}.yaml", "--seed=1", "--llm=", "--", "-h", "--version",
+    "--ablation=genrec", "--run=x",
+    "--port=1", "--history", "--topk=0", "--published", "--output=x.html", "--metric=ndcg@10",
+    "--item_index=sequential", "x.csv",
 ]) | st.text(max_size=12) | st.tuples(st.sampled_from(["--model", "--dataset", "--seed", "--llm", "--ablation", "--run",
                                                         "--output_dir", "--data_path", "--config_files", *KEYS]),
                                        st.text(max_size=10) | VALUE.map(str)).map("=".join), max_size=5)
@@ -139,14 +145,16 @@ def test_any_arguments(nothing_trained, folder, arguments):
 
 
 @fuzz(20)
-@given(st.sampled_from(KEYS), VALUE.map(str) | mutated(*(yaml.safe_dump(value) for value in SETTINGS.values())).map(os.fsdecode))
+@given(st.sampled_from(KEYS), VALUE.map(str) | mutated(*(yaml.safe_dump(value)
+                                                         for value in SETTINGS.values())).map(os.fsdecode))
 def test_any_setting(nothing_trained, folder, key, value):
     (folder / "mine.yaml").write_text("")
     run_with("settings", folder, "--model=GenRec,SASRec,RecSysLLM,P5,ZeroShotLLM", f"--{key}={value}")
 
 
 @fuzz(15)
-@given(mutated(*((properties_dir() / "ablation" / f"{name}.yaml").read_text("utf-8") for name in property_names("ablation"))))
+@given(mutated(*((properties_dir() / "ablation" / f"{name}.yaml").read_text("utf-8")
+                 for name in property_names("ablation"))))
 def test_any_ablation(nothing_trained, folder, content):
     (folder / "mine.yaml").write_text("")
     (folder / "any.yaml").write_bytes(content)
@@ -168,12 +176,15 @@ def load_prompt(path: str) -> None:
 
 
 #: A wording of every model's form, each of its texts put together from slots, words and braces.
-WORDING = st.lists(st.sampled_from(["{user}", "{history}", "{candidates}", "{mask}", "{count}", "{noun}", "{item}", "{{",
-                                    "}}", "{", "}", "{history!r}", "{noun:>99999}", "{0}", "{}", "a ", "\n", ": ", "é"]),
+WORDING = st.lists(st.sampled_from(["{user}", "{history}", "{candidates}", "{mask}", "{count}", "{noun}", "{item}",
+                                    "{{", "}}", "{", "}", "{history!r}", "{noun:>99999}", "{0}", "{}", "a ", "\n", ": ",
+                                    "é"]),
                    max_size=6).map("".join)
-PARTS = st.fixed_dictionaries({"seen": st.lists(WORDING | VALUE, max_size=2), "unseen": st.lists(WORDING, max_size=2)}) | VALUE
+PARTS = st.fixed_dictionaries({"seen": st.lists(WORDING | VALUE, max_size=2), "unseen": st.lists(WORDING,
+                                                                                                 max_size=2)}) | VALUE
 WORDINGS = st.fixed_dictionaries({}, optional={
-    **dict.fromkeys(["prefix", "suffix", "separator", "infill", "rank", "score", "generate", "answer"], WORDING | VALUE),
+    **dict.fromkeys(["prefix", "suffix", "separator", "infill", "rank", "score", "generate", "answer"],
+                    WORDING | VALUE),
     **dict.fromkeys(["instructions", "seen", "unseen"], st.lists(WORDING, max_size=3) | VALUE),
     **dict.fromkeys(["sequential", "candidates"], PARTS), "version": VALUE,
     "domains": VALUE | st.fixed_dictionaries({"default": VALUE | st.fixed_dictionaries({"noun": WORDING | VALUE})})})
@@ -189,12 +200,66 @@ def test_any_prompt(folder, content):
     load_prompt("prompt.yaml")
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["The 1 story (1991)", "\n", ": "], 300)
+
+
+TITLE = st.text(max_size=12) | st.sampled_from([piece.decode("utf-8", "replace")
+                                                for piece in HOSTILE]) | st.sampled_from(
+    ["<s>", "</s>", "<pad>", "<mask>", "[MASK]", "[2]", "The story", "The story [2]", "The story [3]", "item i1", "7",
+     "007"])
+
+
+@fuzz(40)
+@given(st.lists(TITLE, min_size=1, max_size=8))
+def test_any_titles_are_spelled_apart(tokenizer, titles):
+    titles = [" ".join(title.split()) or f"item i{number}" for number, title in enumerate(titles, 1)]
+    catalogue = Catalogue(["", *titles], ["[PAD]", *(f"i{number}" for number in range(1, len(titles) + 1))], 0)
+
+    def spell() -> None:
+        index = build_index("title", Material(catalogue, tokenizer))
+        assert len({tuple(index.spelling(item)) for item in range(1, len(titles) + 1)}) == len(titles)
+        assert index.trie is not None and index.nodes.shape == index.tokens.shape and index.fingerprint
+
+    refusal("spellings", spell)
+
+
+GENERATIVE = ["GenRec", "RecSysLLM", "GenRecT5", "P5"]
+
+
+@fuzz(8)
+@given(st.sampled_from(GENERATIVE), st.lists(TITLE, min_size=7, max_size=7))
+def test_any_titles_in_every_models_texts(folder, model, titles):
+    ask(folder, model, titles)
+
+
+def ask(folder: Path, model: str, titles: list[str]) -> str | None:
+    """Make a model of a catalogue with these titles, untrained, and ask it; the refusal, if there is one."""
+    lines = [f"i{item}\t{' '.join(title.split())}\tplain\n" for item, title in enumerate(titles)]
+    target = folder / "named"
+    target.mkdir(exist_ok=True)
+    (target / "named.inter").write_text(INTER)
+    (target / "named.item").write_text("item_id:token\ttitle:token\tclass:token_seq\n" + "".join(lines), "utf-8",
+                                       errors="replace")
+    path = folder / "named.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "data_path": str(folder)}))
+
+    def wrote() -> None:
+        config = config_of(path, model, name="named", precision="fp32", gpu_id="", num_beams=5)
+        data = Data.load(config)
+        asked = config.model_class(config, data.parts[0]).eval()
+        asked.recommend(data.parts[2].inter_feat[torch.arange(2)], 3)
+
+    return refusal("texts of models", wrote)
+
+
 # ------------------------------------------------------------------------------------------------------- converters
 
 SEQUENCES = {"sequences": "u a b c\nv b c d a\nw d a b\n", "titles": "a\tAlpha\nb\tBeta\nc\tGamma\nd\tDelta\n",
              "timestamps": "u 1 2 3\nv 1 2 3 4\nw 5 6 7\n"}
-AMAZON = {"reviews": "".join(f'{{"reviewerID": "u{n % 2}", "asin": "i{n}", "overall": 5.0, "unixReviewTime": {n}}}\n'
-                             for n in range(6)),
+AMAZON = {"reviews": "".join(f'{{"reviewerID": "u{n % 2}", "asin": "i{n}", "overall": 5.0, '
+                             f'"unixReviewTime": 140000000{n}}}\n' for n in range(6)),
           "meta": "".join(f'{{"asin": "i{n}", "title": "T{n}", "categories": [["a", "b"]], "brand": "c"}}\n'
                               for n in range(6))}
 YELP = {"reviews": "".join(f'{{"user_id": "u{n % 2}", "business_id": "b{n}", "stars": 4.0, '
@@ -202,14 +267,16 @@ YELP = {"reviews": "".join(f'{{"user_id": "u{n % 2}", "business_id": "b{n}", "st
         "businesses": "".join(f'{{"business_id": "b{n}", "name": "N{n}", "categories": "a, b"}}\n' for n in range(6))}
 MOVIELENS = {"ratings.csv": "userId,movieId,rating,timestamp\n1,1,4.0,10\n1,2,3.5,11\n2,1,1.0,12\n2,2,5.0,13\n",
              "movies.csv": 'movieId,title,genres\n1,Toy Story (1995),Comedy|Drama\n2,"Heat, The (1995)",Drama\n',
-             "ratings.dat": "1::1::4::10\n1::2::3::11\n2::1::1::12\n", "movies.dat": "1::Toy Story (1995)::Comedy\n2::H::D\n",
-             "u.data": "1\t1\t4\t10\n1\t2\t3\t11\n2\t1\t1\t12\n", "u.item": f"1|Toy Story (1995)|01-Jan-1995||x|{'0|' * 18}1\n"}
+             "ratings.dat": "1::1::4::10\n1::2::3::11\n2::1::1::12\n",
+             "movies.dat": "1::Toy Story (1995)::Comedy\n2::H::D\n",
+             "u.data": "1\t1\t4\t10\n1\t2\t3\t11\n2\t1\t1\t12\n",
+             "u.item": f"1|Toy Story (1995)|01-Jan-1995||x|{'0|' * 18}1\n"}
 
 
-def convert_written(name: str, folder: Path, files: dict[str, bytes], *arguments: str) -> None:
+def convert_written(name: str, folder: Path, files: dict[str, bytes], *arguments: str, codes=(0, 2)) -> None:
     for file, content in files.items():
         (folder / file).write_bytes(content)
-    typed(name, convert, [*arguments, "--output=made", "--name=any", "--force"])
+    typed(name, convert, [*arguments, "--output=made", "--name=any", "--force"], codes)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -220,7 +287,8 @@ def unsynced():
         yield
 
 
-OPTIONS = st.lists(st.sampled_from(["--max-rejects=1", "--item_ids=shuffled", "--tie_order=hash", "--min-title-coverage=0"]),
+OPTIONS = st.lists(st.sampled_from(["--max-rejects=1", "--item_ids=shuffled", "--tie_order=hash",
+                                    "--min-title-coverage=0"]),
                    max_size=3)
 
 
@@ -231,7 +299,8 @@ def files_of(examples: dict[str, str]):
 @fuzz(15)
 @given(files_of(SEQUENCES), OPTIONS)
 def test_any_sequences(folder, files, options):
-    convert_written("converter: sequences", folder, files, "sequences", *(f"--{name}={name}" for name in files), *options)
+    convert_written("converter: sequences", folder, files, "sequences", *(f"--{name}={name}" for name in files),
+                    *options)
 
 
 @fuzz(15)
@@ -257,3 +326,21 @@ def test_any_movielens(folder, files, options):
     for name, content in files.items():
         (target / name).write_bytes(content)
     convert_written("converter: movielens", folder, {}, "movielens", "--input=movielens", *options)
+
+
+# ------------------------------------------------------------------------------------------ what all that begins with
+
+def test_the_examples_are_as_they_should_be(nothing_trained, folder):
+    """Damage says little about a file that was none."""
+    assert refusal("examples", lambda: load_written(folder, INTER.encode(), ITEM.encode())) is None
+    for model in GENERATIVE:
+        assert ask(folder, model, [f"The {item} story" for item in range(7)]) is None
+    (folder / "mine.yaml").write_text("")
+    run_with("examples", folder, "--model=GenRec,SASRec", codes=(0,))
+    for source, files in (("sequences", SEQUENCES), ("amazon", AMAZON), ("yelp", YELP)):
+        convert_written("examples", folder, {name: text.encode() for name, text in files.items()}, source,
+                        *(f"--{name}={name}" for name in files), codes=(0,))
+    for names in (("ratings.csv", "movies.csv"), ("ratings.dat", "movies.dat"), ("u.data", "u.item")):
+        ratings, movies = (folder / name for name in names)
+        convert_written("examples", folder, {name: MOVIELENS[name].encode() for name in names}, "movielens",
+                        f"--ratings={ratings}", f"--movies={movies}", codes=(0,))

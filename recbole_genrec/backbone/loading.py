@@ -135,7 +135,8 @@ def _from_scratch(name: str, description: dict, texts: Iterable[str], families: 
 def _pretrained(name: str, source: str, config, families: Mapping[str, type]) -> Loaded:
     remote = {"trust_remote_code": bool(config["trust_remote_code"])}
     if remote["trust_remote_code"]:
-        log.warning("warning: trust_remote_code: Python code that comes with --llm=%s is run with all your rights", name)
+        log.warning("warning: trust_remote_code: Python code that comes with --llm=%s is run, with all your rights",
+                    name)
     try:
         family = family_of(_kind(source, remote), name, families)
         # Frozen weights may be bf16; safetensors only, so that loading runs no code of the file's.
