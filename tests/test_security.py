@@ -55,9 +55,12 @@ def dangers(source: str, may_load_yaml: bool = False) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] in _MODULES - {"pickle"}]
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] in _MODULES
+                     and (alias.name != "pickle" or alias.asname)]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in _MODULES:
             names = [alias.name for alias in node.names if not alias.name.endswith("Error")]
+        elif isinstance(node, ast.ImportFrom) and node.module in ("torch", "numpy", "yaml", "os"):
+            names = [alias.name for alias in node.names if alias.name in ("load", "system", "popen")]
         elif isinstance(node, ast.Call):
             name, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
             safe_yaml = may_load_yaml and given.get("Loader") in ("_Loader", "loader")
@@ -75,7 +78,8 @@ def test_no_source_can_run_what_it_reads(path):
 
 
 @pytest.mark.parametrize("source", [
-    "import marshal", "from dill import loads", "from pickle import load", "import joblib.numpy_pickle",
+    "import marshal", "import pickle as p", "from torch import load", "from dill import loads",
+    "from pickle import load", "import joblib.numpy_pickle",
     "pickle.load(f)", "torch.load(f)", "torch.load(f, weights_only=False)", "torch.load(f, weights_only=flag)",
     "np.load(f, allow_pickle=True)", "yaml.load(f, Loader=yaml.Loader)", "yaml.load(f)", "yaml.unsafe_load(f)",
     "eval(x)", "exec(x)", "os.system(x)", "subprocess.run(x, shell=True)", "__import__(x)", "pd.read_pickle(f)"])
