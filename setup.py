@@ -26,24 +26,24 @@ setup(
                   "recbole_genrec.report": ["*.html", "*.js", "*.css"]},
     install_requires=[
         "recbole==1.2.1",       # its internals are subclassed and repaired (compat.py)
-        "torch>=2.6",
-        "transformers>=5.0,<6",
+        "torch>=2.10",          # as low as some bounds could be without a known hole: tests/advisories.yaml
+        "transformers>=5.10.1,<6",
         "peft>=0.17",
         "tokenizers>=0.22",
         "safetensors>=0.5",
         "numpy>=1.26,<3",
         "pandas>=2.0,<3",       # pandas 3's copy-on-write breaks RecBole's in-place remapping
         "scipy>=1.10",          # significance, audit
-        "scikit-learn>=1.3",    # semantic and collaborative item indexes
+        "scikit-learn>=1.5",    # semantic and collaborative item indexes
         "threadpoolctl>=3.1",   # scikit-learn's own: one thread where sums must be reproducible
         "matplotlib>=3.8",      # plots of ablations
-        "pyarrow>=14",          # per_user.parquet
-        "setuptools<81",        # RecBole's dependencies still import pkg_resources
+        "pyarrow>=14.0.1",      # per_user.parquet
+        "setuptools>=78.1.1,<81",  # RecBole's dependencies still import pkg_resources
         "pyyaml>=6",
-        "filelock>=3.12",
+        "filelock>=3.20.1",
         "tabulate>=0.9",
         "rapidfuzz>=3.0",       # near misses of free text, titles as people type them
-        "tqdm>=4.60",
+        "tqdm>=4.66.3",
     ],
     extras_require={"test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "statsmodels>=0.14"]},
     entry_points={"console_scripts": ["recbole-genrec = recbole_genrec.cli:main"]},

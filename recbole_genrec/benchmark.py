@@ -66,8 +66,18 @@ class Data:
         """Read the atomic files and split them. Every model of a data set gets the same split.
 
         Raises:
-            UserError: nothing is left to train, validate or test on.
+            UserError: a file or a setting that RecBole cannot work with; nothing is left to train, validate or test on.
         """
+        try:
+            return cls._load(config)
+        except UserError:
+            raise
+        except Exception as error:  # RecBole has a type of its own for every file that it cannot work with
+            raise UserError(f"data set '{config['dataset']}' cannot be read: {type(error).__name__}: "
+                            f"{error}") from error
+
+    @classmethod
+    def _load(cls, config: Config) -> "Data":
         dataset = GenRecDataset(config)
         if max(config["topk"]) >= dataset.item_num:
             raise UserError(f"topk={max(config['topk'])} needs a catalogue of at least as many items; "

@@ -15,6 +15,8 @@ from recbole_genrec.version import __version__
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Returns the exit code; prints one line on stderr for a user's mistake."""
     argv = sys.argv[1:] if argv is None else argv
+    if hasattr(sys.stdout, "reconfigure"):  # a title that the terminal's encoding lacks is shown escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _main(argv)
     except UserError as error:

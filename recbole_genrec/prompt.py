@@ -17,6 +17,7 @@ from torch import Tensor
 from recbole_genrec.errors import UserError
 from recbole_genrec.index import ItemIndex
 from recbole_genrec.settings import named_file, read_yaml
+from recbole_genrec.template import cut
 
 
 def read_prompt(name: str, domain: str | None, form: dict[str, type]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -57,8 +58,8 @@ def filled(text: str, words: dict[str, str]) -> str:
         UserError: a word that there is not, or braces that do not match.
     """
     try:
-        return text.format(**words)
-    except (LookupError, ValueError, AttributeError):
+        return "".join(words[piece] if is_name else piece for is_name, piece in cut(text))
+    except (LookupError, ValueError):
         known = ", ".join(words) or "nothing: it has no words for this domain"
         raise UserError(f"prompt {text!r}: what stands between braces must be one of {known}") from None
 

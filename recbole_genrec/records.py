@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from recbole_genrec.errors import UserError
+from recbole_genrec.record_form import check_form
 
 #: Columns of leaderboard.csv, in order. A record may hold more; the file shows these.
 COLUMNS = [
@@ -79,10 +80,9 @@ def read_records(output_dir: Path) -> tuple[list[dict[str, Any]], list[Path]]:
     for path in (output_dir / "runs").glob("*/record.json"):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(record["run_id"], str):
-                raise TypeError("run_id is no text")
+            check_form(record)
             records.append(record)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, RecursionError):
             broken.append(path)
     return sorted(records, key=lambda record: (str(record.get("timestamp")), record["run_id"])), sorted(broken)
 
@@ -132,11 +132,11 @@ def leaderboard_csv(records: list[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, [*COLUMNS, *others], extrasaction="ignore", restval="", lineterminator="\n")
     writer.writeheader()
     for row in (row for record in records for row in rows_of(record)):
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+        writer.writerow({key: csv_cell(value) for key, value in row.items()})
     return text.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     """A value for a CSV cell. Text that a spreadsheet would run as a formula gets a quote in front."""
     if value is None:
         return ""

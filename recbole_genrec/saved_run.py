@@ -14,7 +14,9 @@ from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
 from recbole_genrec.data.fingerprint import numbering_fingerprint
 from recbole_genrec.errors import UserError, did_you_mean, first_sentence
-from recbole_genrec.settings import read_yaml
+from recbole_genrec.model.registry import get_model
+from recbole_genrec.record_form import check_form
+from recbole_genrec.settings import check_name, read_yaml
 from recbole_genrec.validation import atomic_file, check_dataset, known_keys
 from recbole_genrec.weights import load_weights
 
@@ -59,12 +61,15 @@ def _find_run(run_dir: str | os.PathLike) -> Path:
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / "record.json").read_text("utf-8"))
-        status = record["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"'{folder}' is not the folder of a run: it has no record.json that can be read") from None
-    if status != "ok":
-        raise UserError(f"run '{folder.name}' has status {status} ({record.get('reason')}): only a finished run can "
-                        "recommend")
+        check_form(record)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"'{folder}' is not the folder of a run: it has no record.json that can be read "
+                        f"({first_sentence(error)})") from None
+    if record.get("status") != "ok":
+        raise UserError(f"run '{folder.name}' has status {record.get('status')} ({record.get('reason')}): only a "
+                        "finished run can recommend")
+    get_model(str(record.get("model")))
+    check_name(str(record.get("dataset")))
     return record
 
 

@@ -45,6 +45,12 @@ def named_file(kind: str, name: str) -> Path:
     return property_file(kind, name)
 
 
+def check_name(dataset: str) -> None:
+    """Refuse a name of a data set that would be a path: files are read and written by it."""
+    if not re.fullmatch(r"[\w][\w.+-]{0,99}", dataset):
+        raise UserError(f"'{dataset}' is no data set name: letters, digits, '.', '_', '+' and '-' only, up to 100")
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which ``3e-4`` is a number (YAML 1.1 makes it a string)."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from recbole_genrec.failures import reason
 from recbole_genrec.model.registry import get_model
 from recbole_genrec.records import rows_of, update_leaderboard, writable_folder
 from recbole_genrec.runs import Busy
-from recbole_genrec.settings import merge, read_yaml
+from recbole_genrec.settings import check_name, merge, read_yaml
 from recbole_genrec.termination import Terminated
 from recbole_genrec.validation import check_dataset, check_keys, known_keys
 
@@ -122,8 +121,7 @@ def gather_settings(models: list[str], datasets: list[str], config_files: list[s
         UserError: a name that no data set has, a file that cannot be read, a key that none of the models reads.
     """
     for dataset in datasets:
-        if not re.fullmatch(r"[\w][\w.+-]{0,99}", dataset):
-            raise UserError(f"'{dataset}' is no data set name: letters, digits, '.', '_', '+' and '-' only, up to 100")
+        check_name(dataset)
     given: dict[str, Any] = {}
     for settings in (*(read_yaml(os.path.expanduser(file)) for file in config_files), overrides):
         given = merge(given, settings)

@@ -12,6 +12,21 @@ from recbole_genrec.errors import UserError, did_you_mean
 SLOTS = ("user", "history", "candidates", "mask")
 
 
+def cut(text: str) -> list[tuple[bool, str]]:
+    """A format string that names things and does nothing else: ``(is_name, text or name)``, in order.
+
+    Raises:
+        ValueError: braces that do not match, or more than a name between them: ``{title:>9999999999}`` would be a title
+            of ten gigabytes.
+    """
+    pieces = []
+    for literal, name, form, conversion in string.Formatter().parse(text):
+        if form or conversion:
+            raise ValueError(f"'{name}' must stand alone between its braces")
+        pieces += [(False, literal)] * bool(literal) + ([] if name is None else [(True, name)])
+    return pieces
+
+
 @dataclass(frozen=True)
 class Template:
     """One wording: pieces of text and slots, in order.
@@ -35,19 +50,16 @@ class Template:
         """
         pieces: list[tuple[bool, str]] = []
         try:
-            parsed = list(string.Formatter().parse(text))
+            parsed = cut(text)
         except (ValueError, TypeError) as error:
             raise UserError(f"template {text!r}: {error}") from None
-        for literal, name, _, _ in parsed:
-            if literal:
-                pieces.append((False, literal))
-            if name in SLOTS:
-                pieces.append((True, name))
-            elif name is not None:
-                if name not in words:
-                    raise UserError(f"template {text!r}: {{{name}}} is neither a slot nor a word of the domain"
-                                    + did_you_mean(name, [*SLOTS, *words]))
-                pieces.append((False, words[name]))
+        for is_name, content in parsed:
+            if is_name and content not in SLOTS:
+                if content not in words:
+                    raise UserError(f"template {text!r}: {{{content}}} is neither a slot nor a word of the domain"
+                                    + did_you_mean(content, [*SLOTS, *words]))
+                is_name, content = False, words[content]
+            pieces.append((is_name, content))
         joined: list[tuple[bool, str]] = []
         for is_slot, content in pieces:
             if joined and not is_slot and not joined[-1][0]:

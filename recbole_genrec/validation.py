@@ -75,7 +75,7 @@ KINDS = {
     "valid_metric": str, "output_dir": str, "llm": str, "prompt": str, "title_field": str, "title_format": str,
     "true_time_field": str, "period_sampling": str, "user_features": list, "item_features": list,
     "mask_levels": dict, "task_families": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
-    "item_index": str, "semantic_model": str,
+    "item_index": str, "semantic_model": str, "field_separator": str, "seq_separator": str, "encoding": str,
     "endpoint": str, "api_key_env": str, "llm_cache": str, "request_options": dict,
 }
 _KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list"}
@@ -156,6 +156,9 @@ def check_values(config) -> None:
             allowed = ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
             raise UserError(f"{key}={value!r} is not one of {allowed}"
                             + did_you_mean(str(value), [str(choice) for choice in choices]))
+    if config["pre_model_path"] or config["model"] == "S3Rec" and config["train_stage"] == "finetune":
+        raise UserError(f"pre_model_path={config['pre_model_path']}: a checkpoint of RecBole's is a pickle and is not "
+                        "loaded; S3Rec pre-trains and fine-tunes in one run (train_stage=pretrain)")
     check_candidates(config)
     check_processes(config)
     if "item_index" in config:

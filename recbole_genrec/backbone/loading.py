@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,8 @@ from recbole_genrec.backbone.glm_checkpoint import is_glm, refuse_relatives
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
 from recbole_genrec.errors import UserError, first_sentence
 from recbole_genrec.settings import property_file, property_names, read_yaml
+
+log = logging.getLogger("recbole_genrec")
 
 
 @dataclass
@@ -131,6 +134,9 @@ def _from_scratch(name: str, description: dict, texts: Iterable[str], families: 
 
 def _pretrained(name: str, source: str, config, families: Mapping[str, type]) -> Loaded:
     remote = {"trust_remote_code": bool(config["trust_remote_code"])}
+    if remote["trust_remote_code"]:
+        log.warning("warning: trust_remote_code: Python code that comes with --llm=%s is run, with all your rights",
+                    name)
     try:
         family = family_of(_kind(source, remote), name, families)
         # Frozen weights may be bf16; safetensors only, so that loading runs no code of the file's.

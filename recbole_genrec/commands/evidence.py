@@ -44,7 +44,7 @@ def add(commands) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     """Print each model against the best baseline, a table a split, and write ``<output_dir>/significance.csv``."""
     from recbole_genrec.evaluation.significance import SETTING, compare
-    from recbole_genrec.records import read_records, write_atomically
+    from recbole_genrec.records import csv_cell, read_records, write_atomically
 
     output_dir, metric = Path(arguments.output_dir).expanduser(), arguments.metric
     records, broken = read_records(output_dir)
@@ -52,7 +52,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(f"warning: {path} cannot be read and is left out", file=sys.stderr)
     table = compare(records, output_dir, metric, arguments.dataset)
     path = output_dir / "significance.csv"
-    write_atomically(path, table.assign(metric=metric).to_csv(index=False, lineterminator="\n"))
+    write_atomically(path, table.assign(metric=metric).map(csv_cell).to_csv(index=False, lineterminator="\n"))
     models = table[table["variant"].isna()]
     for (name, split, masked, listed), rows in models.groupby(SETTING, dropna=False):
         users = rows["users"].max()

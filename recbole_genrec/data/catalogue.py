@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import string
 from dataclasses import dataclass
 
 from recbole.utils import FeatureType
 
 from recbole_genrec.errors import UserError
+from recbole_genrec.template import cut
 
 
 @dataclass
@@ -34,12 +34,12 @@ class Catalogue:
         """
         config = dataset.config
         title_field = config["title_field"]
-        template = config["title_format"] or "{" + title_field + "}"
+        template = config["title_format"]
         try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(template) if name]
-            template.format(**dict.fromkeys(fields, ""))
-        except (ValueError, LookupError, AttributeError) as error:
+            pieces = [(True, title_field)] if template is None else cut(template)
+        except ValueError as error:
             raise UserError(f"title_format={template!r} cannot be used: {error}") from None
+        fields = [piece for is_name, piece in pieces if is_name]
         for field in {title_field, *fields}:
             if field not in dataset.item_feat:
                 raise UserError(f"title column '{field}' is not loaded: add it to load_col.item of the data set")
@@ -48,9 +48,10 @@ class Catalogue:
         titles, missing = [""], 0
         for item in range(1, dataset.item_num):
             if columns[title_field][item]:
-                values = {field: columns[field][item] for field in fields}
                 # A column other than the title may be empty ("Solo ()"): then the title stands alone.
-                text = template.format(**values) if all(values.values()) else columns[title_field][item]
+                whole = all(columns[field][item] for field in fields)
+                text = "".join(columns[piece][item] if is_name else piece for is_name, piece in pieces) if whole \
+                    else columns[title_field][item]
             else:
                 text, missing = f"item {tokens[item]}", missing + 1
             titles.append(" ".join(text.split()))

@@ -78,12 +78,15 @@ class GenRecDataset(SequentialDataset):
         super().__init__(config)
 
     def _load_feat(self, filepath, source):
+        with open(filepath, "rb") as file:
+            if not file.readline().endswith(b"\n"):  # RecBole would cut the last letter off the header
+                raise UserError(f"{os.path.relpath(filepath)} has no line under its first")
         try:
             with atomic_files_read_by(read_atomic):
                 feat = super()._load_feat(filepath, source)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{os.path.relpath(filepath)} is not in the encoding {error.encoding}: {error.reason}; "
-                            "set encoding") from None
+        except UnicodeError as error:
+            raise UserError(f"{os.path.relpath(filepath)} is not in the encoding {self.config['encoding'] or 'utf-8'}: "
+                            f"{getattr(error, 'reason', error)}; set encoding") from None
         if source == FeatureSource.ITEM and feat is not None and self.iid_field in feat:
             #: Rows of the ``.item`` file whose item has a row before them; RecBole keeps the first.
             self.duplicate_items = int(feat[self.iid_field].duplicated().sum())

@@ -21,7 +21,8 @@ from tabulate import tabulate
 from recbole_genrec.ablation import Ablation
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.significance import holm, mark, over_seeds, paired_tests, user_gains
-from recbole_genrec.records import read_records, write_atomically
+from recbole_genrec.records import csv_cell, read_records, write_atomically
+from recbole_genrec.settings import check_name
 
 log = logging.getLogger("recbole_genrec")
 
@@ -137,7 +138,7 @@ class Table:
                      *([row.settings[self.ablation.x]] if self.ablation.x else []), row.status,
                      " ".join(map(str, row.values["ndcg@10"])), *values, row.difference, row.p, row.p_holm,
                      self.users if row.p is not None else None, " ".join(row.runs)]
-            writer.writerow(["" if cell is None else cell for cell in cells])
+            writer.writerow(map(csv_cell, cells))
         return text.getvalue()
 
     def write(self, folder: Path) -> list[Path]:
@@ -173,6 +174,9 @@ def report(ablation: Ablation, output_dir: Path, pairs: Iterable[tuple[str, str]
                               if record.get("ablation") == ablation.name)
         if not pairs:
             raise UserError(f"no run of ablation '{ablation.name}' under '{output_dir / 'runs'}'")
+        ablation.check_models(model for model, _ in pairs)  # both are part of a file's name
+        for _, dataset in pairs:
+            check_name(dataset)
     folder = output_dir / "ablations"
     folder.mkdir(exist_ok=True)
     for model, dataset in pairs:

@@ -95,5 +95,5 @@ def leak_checks(leakage: dict[str, Any] | None) -> list[dict[str, str]]:
 
     try:
         return [{key: str(value) for key, value in check._asdict().items()} for check in judge(leakage)]
-    except (KeyError, TypeError):  # another version's
+    except (AttributeError, KeyError, TypeError, ValueError):  # another version's
         return []

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from recbole_genrec.errors import UserError
+from recbole_genrec.record_form import check_form
 from recbole_genrec.records import read_records
 
 #: Columns that are text even where they look like a number, as a hash such as "12e456789012" does.
 _TEXT = {"run_id", "timestamp", "dataset", "model", "backbone", "dataset_fingerprint", "split_fingerprint",
          "config_hash", "version", "status", "reason", "decode", "norm", "layout", "objective", "ablation", "variant",
-         "item_index", "prompts"}
+         "item_index", "prompts", "candidates_fingerprint"}
 _NEEDED = ("run_id", "dataset", "model", "status")
 
 
@@ -66,7 +67,13 @@ def _read_csv(file: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise UserError(f"row {number} of {file} has another number of cells than its header")
-    return [{name: _value(name, text) for name, text in row.items()} for row in rows]
+    found = [{name: _value(name, text) for name, text in row.items()} for row in rows]
+    for number, row in enumerate(found, 1):
+        try:
+            check_form(row)
+        except ValueError as error:
+            raise UserError(f"row {number} of {file} is of no run: {error}") from None
+    return found
 
 
 def _value(name: str, text: str) -> Any:

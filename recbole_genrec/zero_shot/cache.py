@@ -35,7 +35,7 @@ class AnswerCache:
             whole = content["sent"] == sent and isinstance(answer["text"], str) and {
                 "prompt_tokens", "completion_tokens"} <= answer.keys()
             return answer if whole else None
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
     def put(self, sent: dict[str, Any], answer: dict[str, Any]) -> None:

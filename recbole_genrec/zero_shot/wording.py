@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,8 +43,10 @@ class Wording:
 
     def message(self, history: Sequence[str], count: int, candidates: Sequence[str] = ()) -> str:
         """The message for titles of a history, oldest first, and titles to choose from."""
-        return self.text.format(history="\n".join(history), count=count, candidates="\n".join(
-            f"[{number}] {title}" for number, title in enumerate(candidates, 1)))
+        values = {"history": "\n".join(history), "count": str(count), "candidates": "\n".join(
+            f"[{number}] {title}" for number, title in enumerate(candidates, 1))}
+        # One pass: neither other braces of the wording nor those of a title are slots.
+        return re.sub(r"\{(history|count|candidates)\}", lambda slot: values[slot[1]], self.text)
 
     def parts(self) -> tuple[str, str]:
         """The text before and after the history."""
