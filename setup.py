@@ -45,6 +45,7 @@ setup(
         "rapidfuzz>=3.0",       # near misses of free text, titles as people type them
         "tqdm>=4.66.3",
     ],
-    extras_require={"test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "statsmodels>=0.14"]},
+    extras_require={"grid": ["submitit>=1.5"],  # runs spread over a cluster
+                    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "statsmodels>=0.14", "submitit>=1.5"]},
     entry_points={"console_scripts": ["recbole-genrec = recbole_genrec.cli:main"]},
 )

@@ -158,7 +158,7 @@ def run(config: Config, output_dir: Path, wait: bool = True, **labels: str) -> d
 def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dict[str, Any]:
     """A run in its folder; its record is written whatever happens."""
     folder, record = place.folder, place.begun
-    config["checkpoint_dir"] = str(folder)
+    config["checkpoint_dir"], began = str(folder), time.time()
     if parallel.is_main():
         write_atomically(folder / "config.yaml", _config_yaml(config))
     try:
@@ -172,6 +172,8 @@ def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dic
         write_record(folder, {**record, "status": "interrupted", "reason": termination.REASONS[type(stop)]})
         raise
     except Exception as error:
+        if failures.lost_contact(error) and (told := runs.record_since(folder, began)) is not None:
+            return told
         record = {**record, "status": "failed", "reason": failures.reason(error)}
         if not failures.out_of_storage(error):
             write_atomically(folder / "traceback.txt", traceback.format_exc())
@@ -187,7 +189,7 @@ def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dic
 def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str, Any]:
     """Everything that a successful run adds to its record."""
     init_seed(config["seed"], config["reproducibility"])
-    model = _made(config, data)
+    model = make_model(config, data)
     train, valid, test = data.loaders(config, model)
     if two_stages(config):
         rows = model.pretraining_rows(data.parts[0]) if hasattr(model, "pretraining_rows") else None
@@ -236,7 +238,8 @@ def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str,
         "valid": None if valid_result is None else dict(valid_result),
         "users": len(users), "untied_users": len(untied) if timed.any() else None, "mask_history": masked,
         "targets_in_history": int(users["in_history"].sum()), "dropped_interactions": data.dataset.dropped_interactions,
-        **_candidates(config, data, trainer), **trainer.cost(), "epochs_done": trainer.epochs_done, "restarts": trainer.restarts,
+        **_candidates(config, data, trainer), **trainer.cost(), "epochs_done": trainer.epochs_done,
+        "restarts": trainer.restarts,
         "eval_users_per_second": round(len(users) / seconds, 2), **peak.record(),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_parameters": sum(p.numel() for p in model.parameters()), "curve": trainer.curve,
@@ -268,18 +271,18 @@ def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str,
     return record
 
 
-def _made(config: Config, data: Data):
+def make_model(config: Config, data: Data):
     """The model, the same in all processes, its frozen layers in pieces where ``fsdp`` says so."""
     model = config.model_class(config, data.parts[0])
     if config["fsdp"]:
         if not model.pretrained:
-            raise UserError(f"fsdp=true cuts frozen weights, and all of --llm={config['llm']} train: it starts from scratch")
+            raise UserError(f"fsdp=true cuts frozen weights, and --llm={config['llm']} has none: it starts from scratch")
         parallel.cut_frozen(model, model.backbone.layers)
     model = model.to(config["device"])
     if not config["fsdp"]:
         parallel.same_weights(model)
     if parallel.rank():
-        torch.manual_seed(config["seed"] + parallel.rank())  # dropout of its own; the data are drawn by other generators
+        torch.manual_seed(config["seed"] + parallel.rank())  # dropout of its own; other generators draw the data
     return model
 
 
@@ -330,8 +333,8 @@ def _config_yaml(config: Config) -> str:
     """The whole configuration as YAML that ``--config_files`` takes back."""
     plain = {key: value for key, value in config.final_config_dict.items()
              if isinstance(value, (str, int, float, bool, list, dict, type(None)))
-             and key not in {"checkpoint_dir", "data_path", "output_dir", "llm_cache", "single_spec", "local_rank", "resume",
-                             "force", "checkpoint_minutes", "fsdp",
+             and key not in {"checkpoint_dir", "data_path", "output_dir", "llm_cache", "single_spec", "local_rank",
+                             "resume", "force", "checkpoint_minutes", "fsdp",
                              "valid_metric_bigger", "valid_neg_sample_args", "test_neg_sample_args"}}
     if plain["train_neg_sample_args"].get("distribution") == "none":  # RecBole's way to write None
         plain["train_neg_sample_args"] = None

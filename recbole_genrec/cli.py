@@ -18,7 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a title that the terminal's encoding lacks is shown escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _main(argv)
+        arguments = parse(argv)
+        return arguments.handler(arguments)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
             print("error:", *str(error).split(), file=sys.stderr)  # one line, whatever was typed
@@ -41,7 +42,8 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def _main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """What was typed; ``handler`` is what to call with it. Raises UserError for what is no command line of ours."""
     parser = _Parser(prog="recbole-genrec", description="Generative recommenders beside the classical "
                                      "sequential baselines: same splits, same evaluator.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
@@ -53,4 +55,4 @@ def _main(argv: list[str]) -> int:
         arguments.settings = rest
     elif rest:
         raise UserError(f"cannot understand '{rest[0]}'; see recbole-genrec {arguments.command} --help")
-    return arguments.handler(arguments)
+    return arguments

@@ -28,6 +28,11 @@ def out_of_storage(error: BaseException) -> bool:
         "No space left on device" in str(error)  # safetensors wraps the system's error in one of its own
 
 
+def lost_contact(error: BaseException) -> bool:
+    """Whether it only says that another process of the run is gone: that one knows why."""
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL", "Connection closed"))
+
+
 def reason(error: BaseException) -> str:
     """One line, at most 500 characters: what happened, where, and what can be done about it."""
     said = " ".join(str(error).split())

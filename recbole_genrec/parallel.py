@@ -136,4 +136,4 @@ def cut_frozen(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
 
     trained = {weight for weight in model.parameters() if weight.requires_grad}
     for block in blocks:
-        fully_shard(block, ignored_params=trained)
+        fully_shard(block, ignored_params=trained, reshard_after_forward=True)

@@ -101,6 +101,12 @@ def whole(folder: Path, record: dict[str, Any]) -> bool:
         and ((folder / "model").is_dir() or not record.get("trainable_parameters"))
 
 
+def record_since(folder: Path, began: float) -> dict[str, Any] | None:
+    """The record of a run, if another of its processes has written it since that moment (seconds since 1970)."""
+    path = folder / "record.json"
+    return _read(path) if path.exists() and path.stat().st_mtime >= began else None
+
+
 def _find(runs: Path, facts: dict[str, Any], resume: bool) -> tuple[Place | None, FileLock | None]:
     """The same run's folder and its lock, taken; no lock if another process has it; nothing if there is no such run."""
     begun = []

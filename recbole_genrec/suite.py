@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,27 @@ from recbole_genrec.validation import check_dataset, check_keys, known_keys
 log = logging.getLogger("recbole_genrec")
 
 
-def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_files: list[str],
-              overrides: dict[str, Any], ablation: str | None = None) -> int:
-    """Run every model on every data set with every seed and print the table.
+@dataclass
+class Plan:
+    """What a call asks for, checked.
 
-    With the name of an ablation, run each of its variants so and print their comparison too.
+    Attributes:
+        runs: configuration and labels of each run, in the order in which they will be carried out.
+        output_dir: where their records go; it can be written.
+        ablation: what they compare, if anything.
+        pairs: model and data set of each table of the ablation.
+    """
 
-    Returns:
-        0, or 1 if a run failed (its record says why).
+    runs: list[tuple[Config, dict[str, str]]]
+    output_dir: Path
+    ablation: Ablation | None
+    pairs: list[tuple[str, str]]
+
+
+def plan_suite(models: list[str], datasets: list[str], seeds: list[int], config_files: list[str],
+               overrides: dict[str, Any], ablation: str | None = None) -> Plan:
+    """Every model on every data set with every seed; with the name of an ablation, each of its variants so.
+
     Raises:
         UserError: a mistake in the call, found before anything is trained.
     """
@@ -42,22 +56,31 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     compared = None if ablation is None else read_ablation(ablation)
     given = gather_settings(models, datasets, config_files, overrides)
     given.setdefault("show_progress", sys.stderr.isatty())
-    if not parallel.is_main():
-        log.setLevel(logging.ERROR)
-
     if compared is None:
         plan = [(config, {}) for config in plan_runs(models, datasets, seeds, given)]
     else:
         plan = plan_ablation(compared, models, datasets, seeds, given)
-    settings = plan[0][0]
-    output_dir = writable_folder(settings["output_dir"], *(["ablations"] if compared else []))
+    output_dir = writable_folder(plan[0][0]["output_dir"], *(["ablations"] if compared else []))
+    return Plan(plan, output_dir, compared, [(model, dataset) for dataset in datasets for model in models])
 
+
+def carry_out(plan: Plan, leave_busy: bool = False) -> int:
+    """Carry out the runs of a plan and print the table; of an ablation, the comparison too.
+
+    Args:
+        leave_busy: leave runs that another process is at to it, instead of waiting for them.
+    Returns:
+        0, or 1 if a run failed (its record says why), or 2 if one was refused.
+    """
+    if not parallel.is_main():
+        log.setLevel(logging.ERROR)
     with parallel.together():
-        records, mistakes = _carry_out(plan, output_dir)
+        records, mistakes = _carry_out(plan.runs, plan.output_dir, leave_busy)
     if not parallel.is_main():
         return 0
     if not records:
-        return 2
+        return 2 if mistakes else 0
+    settings, output_dir, compared = plan.runs[0][0], plan.output_dir, plan.ablation
     measured = [f"{metric.lower()}@{k}" for k in settings["topk"] for metric in settings["metrics"]]
     rows = [row for record in records for row in rows_of(record)]
     told = [name for name, key in (("prompts", "other_prompts"), ("leaky", "leaky"), ("candidates", "candidates"))
@@ -69,11 +92,12 @@ def run_suite(models: list[str], datasets: list[str], seeds: list[int], config_f
     if compared is not None:
         from recbole_genrec.evaluation.ablation import report
 
-        report(compared, output_dir, [(model, dataset) for dataset in datasets for model in models])
+        report(compared, output_dir, plan.pairs)
     return 1 if any(record["status"] != "ok" for record in records) else 2 if mistakes else 0
 
 
-def _carry_out(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path) -> tuple[list[dict[str, Any]], int]:
+def _carry_out(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path,
+               leave_busy: bool) -> tuple[list[dict[str, Any]], int]:
     """Run after run. Those that another process is at come last: it may be done with them by then.
 
     Returns:
@@ -88,8 +112,9 @@ def _carry_out(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path) -> t
         try:
             record = run(config, output_dir, wait, **labels)
         except Busy as busy:
-            log.info("%s; it comes last", busy)
-            queue.append((number, config, labels, True))
+            log.info("%s; it %s", busy, "is left to it" if leave_busy else "comes last")
+            if not leave_busy:
+                queue.append((number, config, labels, True))
             continue
         except UserError as error:  # found when the data were read; the other runs go on
             if parallel.is_main():

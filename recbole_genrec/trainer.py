@@ -277,7 +277,8 @@ class GenRecTrainer(FairTrainer):
                               for name, tensor in tensors.items()},
                    "order": {"epoch": now.order, "now": train_data.generator.get_state()}}
         state = {"stage": self.stage, "done": done, "epoch": epoch_idx, "batch": now.batch, "loss": now.loss,
-                 "restarts": self.restarts, "work": work, "seconds": now.seconds, "optimizer": rest, "random": [rest for _, rest in randoms],
+                 "restarts": self.restarts, "work": work, "seconds": now.seconds, "optimizer": rest,
+                 "random": [rest for _, rest in randoms],
                  "scheduler": self.scheduler and self.scheduler.last_epoch,
                  "best": [self.best_valid_score, self.best_valid_result, self.cur_step],
                  "totals": [self.train_seconds, self.epochs_done, asdict(self.work), self.flops_per_target, self.curve]}

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["children", "recbole_genrec.suite", "recbole_genrec.model.sequential_recommender.genrec",
+_CONTEXT.set_forkserver_preload(["children", "recbole_genrec.suite",
+                                 "recbole_genrec.model.sequential_recommender.genrec",
                                  "recbole.model.sequential_recommender.sasrec"])
 
 

@@ -66,7 +66,8 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(model
         output = tmp_path / f"hunted{ended}"
         while True:
             # Often late, so that tests, checkpoints and the leaderboard are hit too, not just the beginning.
-            process = children.start(_arguments(model, dataset, output, "--checkpoint_minutes=0.00001"), tmp_path / "log")
+            process = children.start(_arguments(model, dataset, output, "--checkpoint_minutes=0.00001"),
+                                     tmp_path / "log")
             process.join(whole * dice.uniform(0.05, 0.9))
             if process.is_alive():
                 process.kill()

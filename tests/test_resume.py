@@ -84,8 +84,8 @@ def _break_off(monkeypatch, name: str, call: int) -> None:
 
 
 @pytest.mark.parametrize("where, call, minutes", [
-    ("_step", 2, 1e-9), ("_step", 4, 1e-9), ("_step", 2, None), ("_valid_epoch", 2, None), ("_save_checkpoint", 1, 1e-9),
-    ("test", 1, None), ("keep", 3, 1e-9)])
+    ("_step", 2, 1e-9), ("_step", 4, 1e-9), ("_step", 2, None), ("_valid_epoch", 2, None),
+    ("_save_checkpoint", 1, 1e-9), ("test", 1, None), ("keep", 3, 1e-9)])
 def test_a_run_that_was_killed_ends_with_the_same_numbers(case, dataset, tmp_path, monkeypatch, where, call, minutes):
     model, settings, whole, output = case
     config = {**settings, "checkpoint_minutes": minutes}

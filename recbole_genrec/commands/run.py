@@ -40,19 +40,29 @@ def add(commands) -> None:
                                                       "a name in properties/ablation, or a file; a variant's settings "
                                                       "win over those given here")
     run.add_argument("--force", nargs="?", const="true", help="train again what has been trained before")
+    run.add_argument("--leave_busy", action="store_true", help="leave runs that another process is at to it, instead "
+                                                               "of waiting for them")
     add_data_options(run)
     run.set_defaults(handler=_run, settings=[])
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.force is not None:
-        arguments.settings.append(f"--force={arguments.force}")
-    overrides = overrides_of(arguments, "llm", "output_dir", "data_path")
-    datasets = names_of(arguments.dataset, "--dataset")
     quiet()
     keep_freed_memory()
     with termination.handled():
-        from recbole_genrec.suite import run_suite
+        plan = planned(arguments)
+        from recbole_genrec.suite import carry_out
 
-        return run_suite(names_of(arguments.model, "--model"), datasets, seeds_of(arguments.seed),
-                         arguments.config_files.split(), overrides, arguments.ablation)
+        return carry_out(plan, arguments.leave_busy)
+
+
+def planned(arguments: argparse.Namespace):
+    """The plan of what was typed, checked. Raises UserError."""
+    if arguments.force is not None:
+        arguments.settings.append(f"--force={arguments.force}")
+    overrides = overrides_of(arguments, "llm", "output_dir", "data_path")
+    models, datasets = names_of(arguments.model, "--model"), names_of(arguments.dataset, "--dataset")
+    from recbole_genrec.suite import plan_suite
+
+    return plan_suite(models, datasets, seeds_of(arguments.seed), arguments.config_files.split(), overrides,
+                      arguments.ablation)

@@ -94,9 +94,9 @@ class FairTrainer(Trainer):
             self.mask_history, self._per_user = policy, None
 
     def _full_sort_batch_eval(self, batched_data):
-        interaction, _, positive_u, positive_i = batched_data
+        interaction = batched_data[0]
         if self._is_anothers():
-            return interaction[:0], torch.empty(0, self.tot_item_num, device=self.device), positive_u[:0], positive_i[:0]
+            return self._nothing_of(interaction)
         if self.mask_history:
             interaction.update(Interaction({HISTORY: self.sequences.history(interaction[TARGET_ROW])}))
         if self.candidates is not None:
@@ -104,13 +104,17 @@ class FairTrainer(Trainer):
         return self._fair(*super()._full_sort_batch_eval(batched_data))
 
     def _neg_sample_batch_eval(self, batched_data):
-        interaction, row, positive_u, positive_i = batched_data
+        interaction, row, _, _ = batched_data
         if self._is_anothers():
-            return interaction[:0], torch.empty(0, self.tot_item_num, device=self.device), positive_u[:0], positive_i[:0]
+            return self._nothing_of(interaction)
         # A user's rows stand together, the positive first: its row tells the user and the history.
         users = interaction[torch.searchsorted(row, torch.arange(int(row[-1]) + 1))]
         _, scores, positive_u, positive_i = super()._neg_sample_batch_eval(batched_data)
         return self._fair(users, scores, positive_u, positive_i)
+
+    def _nothing_of(self, interaction):
+        none = torch.empty(0, dtype=torch.long)
+        return interaction[:0], torch.empty(0, self.tot_item_num, device=self.device), none, none
 
     def _is_anothers(self) -> bool:
         """Whether the batch that is up is left to another process."""
