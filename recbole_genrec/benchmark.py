@@ -189,7 +189,7 @@ def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dic
 def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str, Any]:
     """Everything that a successful run adds to its record."""
     init_seed(config["seed"], config["reproducibility"])
-    model = make_model(config, data)
+    model = _make_model(config, data)
     train, valid, test = data.loaders(config, model)
     if two_stages(config):
         rows = model.pretraining_rows(data.parts[0]) if hasattr(model, "pretraining_rows") else None
@@ -271,7 +271,7 @@ def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str,
     return record
 
 
-def make_model(config: Config, data: Data):
+def _make_model(config: Config, data: Data):
     """The model, the same in all processes, its frozen layers in pieces where ``fsdp`` says so."""
     model = config.model_class(config, data.parts[0])
     if config["fsdp"]:

@@ -50,7 +50,7 @@ TWO = {"base": {}, "unmasked": {"mask_history": False}}
 def planned(monkeypatch) -> list:
     """Takes the place of training: (configuration, labels) of every run that would be."""
     runs = []
-    monkeypatch.setattr(suite, "run", lambda config, folder, **labels: runs.append((config, labels)) or {
+    monkeypatch.setattr(suite, "run", lambda config, folder, wait, **labels: runs.append((config, labels)) or {
         "model": config["model"], "dataset": config["dataset"], "status": "ok", **labels})
     return runs
 
@@ -239,10 +239,10 @@ def per_user_gains(record: dict) -> np.ndarray:
 def test_a_variant_that_fails_is_a_row_and_the_others_go_on(call, capsys, monkeypatch):
     measure = benchmark._measure
 
-    def breaks_unmasked(config, run_dir):
+    def breaks_unmasked(config, *rest):
         if config["mask_history"] is False:
             raise RuntimeError("out of\nmemory")
-        return measure(config, run_dir)
+        return measure(config, *rest)
     monkeypatch.setattr(benchmark, "_measure", breaks_unmasked)
     assert main([*call, "--model=Pop", own({**TWO, "k": {"topk": [1, 10]}})]) == 1
     out = capsys.readouterr().out

@@ -213,7 +213,7 @@ def test_the_callers_arguments_are_not_read(monkeypatch, data):
 
 def test_a_key_of_one_model_is_accepted_beside_others_and_changes_only_that_one(data, monkeypatch):
     ran = []
-    monkeypatch.setattr(suite, "run", lambda config, folder: ran.append(config) or {"status": "ok"})
+    monkeypatch.setattr(suite, "run", lambda config, folder, wait: ran.append(config) or {"status": "ok"})
     call = ["run", f"--dataset={NAME}", f"--config_files={data}", "--dropout_prob=0.25"]
     assert main([*call, "--model=Pop,GRU4Rec"]) == 0
     assert [config["dropout_prob"] for config in ran] == [None, 0.25]
@@ -222,7 +222,7 @@ def test_a_key_of_one_model_is_accepted_beside_others_and_changes_only_that_one(
 
 def test_whatever_a_dataset_file_may_say_any_model_accepts(data, monkeypatch):
     """A user's own data set names S3Rec's and FDSA's columns, as ours do."""
-    monkeypatch.setattr(suite, "run", lambda config, folder: {"status": "ok"})
+    monkeypatch.setattr(suite, "run", lambda config, folder, wait: {"status": "ok"})
     assert main(["run", "--model=GRU4Rec", f"--dataset={NAME}", f"--config_files={data}"]) == 0
 
 
@@ -282,7 +282,7 @@ VALUES = st.text(max_size=20) | st.sampled_from(ODD_VALUES) | st.binary(max_size
 @given(st.sampled_from(KEYS) | st.text(max_size=12), VALUES)
 def test_no_setting_gives_a_traceback(data, monkeypatch, key, value):
     """Any text as --key=value is fine or the user's mistake; what happens in a run is caught and recorded there."""
-    monkeypatch.setattr(suite, "run", lambda config, folder: {"status": "ok"})
+    monkeypatch.setattr(suite, "run", lambda config, folder, wait: {"status": "ok"})
     call = ["run", "--model=GenRec,SASRec", f"--dataset={NAME}", f"--config_files={data}", "--output_dir=out"]
     assert main([*call, f"--{key}={value}"]) in (0, 2)
 
@@ -291,7 +291,7 @@ def test_no_setting_gives_a_traceback(data, monkeypatch, key, value):
 @given(st.lists(st.text(max_size=12) | st.sampled_from(["--model=Pop", "--dataset=tiny", "--seed=1", "--llm=", "--"]),
                 max_size=4))
 def test_no_argument_gives_a_traceback(monkeypatch, arguments):
-    monkeypatch.setattr(suite, "run", lambda config, folder: {"status": "ok"})
+    monkeypatch.setattr(suite, "run", lambda config, folder, wait: {"status": "ok"})
     assert main(["run", *arguments]) == 2  # there is no data set 'tiny' here
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from data_helpers import random_interactions, records, write_dataset
 
-from recbole_genrec.cli import main
+from recbole_genrec.cli import main, parse
+from recbole_genrec.commands.arguments import overrides_of
+from recbole_genrec.suite import gather_settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 QUICK = ["--epochs=1", "--train_batch_size=64", "--validity_users=0", "--gradient_accumulation_steps=1"]
@@ -79,3 +81,17 @@ def test_a_prompt_of_another_form_is_one_sentence(dataset, tmp_path, capsys, mod
                  f"--output_dir={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_commands_for_several_processes_are_understood():
+    """Each is carried out, on small data, by tests/test_parallel.py and tests/test_grid.py."""
+    lines = [line for block in blocks("processes.md", "bash") for line in block.replace("\\\n", " ").splitlines()]
+    commands = [line for line in lines if "run_benchmark.py" in line or line.startswith("recbole-genrec")]
+    assert len(commands) == 5
+    for command in commands:
+        words = shlex.split(command)
+        words = words[words.index("run_benchmark.py") + 1:] if "run_benchmark.py" in words else words[1:]
+        if words[0] == "grid":
+            words = parse(words).settings
+        arguments = parse(["run", *words])
+        gather_settings(arguments.model.split(","), arguments.dataset.split(","), [], overrides_of(arguments))

@@ -109,7 +109,7 @@ KEYS = sorted(known_keys("GenRec", NAME) | known_keys("SASRec", NAME))
 def nothing_trained(folder):
     """Runs stop where training would begin."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suite, "run", lambda config, folder, **labels: {
+        patch.setattr(suite, "run", lambda config, folder, wait, **labels: {
             "run_id": "x", "dataset": config["dataset"], "model": config["model"], **labels, "status": "ok"})
         yield
 

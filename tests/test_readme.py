@@ -93,7 +93,7 @@ def test_a_run_is_planned_as_the_readme_says(command, tmp_path, monkeypatch):
     """Everything is checked before anything is trained; what follows is in the other tests."""
     planned = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(suite, "run", lambda config, folder, **labels:
+    monkeypatch.setattr(suite, "run", lambda config, folder, wait, **labels:
                         planned.append((config, labels)) or {"status": "ok"})
     for name in ("my-llama", "my-glm"):
         (tmp_path / name).mkdir()

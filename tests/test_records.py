@@ -235,5 +235,5 @@ def test_an_interrupt_leaves_a_record_and_ends_the_call(tmp_path, call, break_gr
 
 def test_an_earlier_leaderboard_row_is_still_there_after_a_new_run(tmp_path, call):
     for expected in (1, 2):
-        assert main([*call, "--model=Pop"]) == 0
+        assert main([*call, "--model=Pop", f"--seed={expected}"]) == 0
         assert len(rows_of(tmp_path / "out" / "leaderboard.csv")) == expected

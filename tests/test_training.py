@@ -210,6 +210,12 @@ class Recorder(torch.optim.SGD):
         self.gradients.append([weight.grad.clone() for group in self.param_groups for weight in group["params"]])
 
 
+class _Batches(list):
+    """Batches as a loader has them."""
+
+    generator = torch.Generator()
+
+
 @pytest.mark.parametrize("model_name, more", [("GenRec", {"objective": "vocabulary"}), ("GenRec", {}),
                                               ("GenRec", {"layout": "shared_prefix"}), ("GRU4Rec", {})])
 def test_accumulated_batches_have_the_gradient_of_one(dataset, tmp_path, model_name, more):
@@ -224,8 +230,8 @@ def test_accumulated_batches_have_the_gradient_of_one(dataset, tmp_path, model_n
         model = config.model_class(config, data.parts[0])
     train = data.parts[0]
     rows = torch.arange(0, len(train), 7)[:26]
-    parts = [train[part] for part in rows.split([7, 2, 9, 5, 3])]
-    trainer = GenRecTrainer(config, model, data.dataset, tmp_path / "model")
+    parts = _Batches(train[part] for part in rows.split([7, 2, 9, 5, 3]))
+    trainer = GenRecTrainer(config, model, data.dataset, tmp_path)
     trainer.optimizer = Recorder(model.parameters(), lr=0.1)
     trainer._train_epoch(parts, 0)
     assert len(trainer.optimizer.gradients) == 2
