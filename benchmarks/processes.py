@@ -2,11 +2,11 @@
 
     python benchmarks/processes.py [--layers 12 --width 768] [--output FILE]
 
-A frozen LLaMA of random weights with LoRA is trained for some steps and tested on a few users of ml-100k, by torchrun on
-the CPU, both ways. Figures are of the busier process, without what it held before the model: ``standing`` between two
-steps, ``peak`` the most in training and testing (activations, the trained part and its optimizer are in it, and whole in
-both). Weights are copied off the mapped file first, as a GPU would have them, and freed memory goes back to the system at
-once, which a GPU's allocator does in its own way. Losses and lists must be the same.
+A frozen LLaMA of random weights with LoRA is trained for some steps and tested on a few users of ml-100k, by torchrun
+on the CPU, both ways. Figures are of the busier process, without what it held before the model: ``standing`` between
+two steps, ``peak`` the most in training and testing (activations, the trained part and its optimizer are in it, and
+whole in both). Weights are copied off the mapped file first, as a GPU would have them, and freed memory goes back to
+the system at once, which a GPU's allocator does in its own way. Losses and lists must be the same.
 """
 
 from __future__ import annotations
@@ -75,10 +75,11 @@ def _train_a_little(llm: str, fsdp: bool, output: Path) -> None:
             parallel.gather(None)
         found = parallel.gather((standing, peak.record()["peak_memory_mb"] - before))
         if parallel.is_main():
-            output.write_text(json.dumps({"standing": max(one for one, _ in found), "peak": max(one for _, one in found),
-                                          "loss": trainer.curve[-1]["loss"],
-                                          "seconds": trainer.train_seconds, "lists": users.to_json(),
-                                          "weights_mb": sum(weight.numel() for weight in model.parameters()) * 4 / 2**20}))
+            standing, most = (max(part) for part in zip(*found))
+            weights = sum(weight.numel() for weight in model.parameters()) * 4 / 2**20
+            output.write_text(json.dumps({
+                "standing": standing, "peak": most, "loss": trainer.curve[-1]["loss"], "weights_mb": weights,
+                "seconds": trainer.train_seconds, "lists": users.to_json()}))
 
 
 def _resident() -> float:
@@ -102,8 +103,8 @@ def main() -> None:
         _make_backbone(llm, arguments.layers, arguments.width)
         for fsdp in (False, True):
             output = Path(folder) / f"{fsdp}.json"
-            subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__,
-                            "--inner", str(llm), str(fsdp), str(output)], check=True,
+            subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                            __file__, "--inner", str(llm), str(fsdp), str(output)], check=True,
                            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
                                 "MALLOC_MMAP_THRESHOLD_": "1000000"})
             found[fsdp] = json.loads(output.read_text())

@@ -151,6 +151,7 @@ def run(config: Config, output_dir: Path, wait: bool = True, **labels: str) -> d
     with runs.taken_by_all(output_dir, facts, config["resume"], config["force"], wait) as place:
         if place.record is not None:
             log.info("done before, as run %s; --force trains it again", place.folder.name)
+            Checkpoints(place.folder / "checkpoints").clear()  # of a run that was killed when all but this was done
             return place.record
         return _carry_out(config, data, peak, place)
 
@@ -190,6 +191,30 @@ def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str,
     """Everything that a successful run adds to its record."""
     init_seed(config["seed"], config["reproducibility"])
     model = _make_model(config, data)
+    trainer, valid_result, test = _train(config, data, model, run_dir)
+    counts = training_counts(data.parts[0])
+    tested, users = _test(config, data, trainer, test, counts, run_dir)
+    record = {
+        **tested, "valid": None if valid_result is None else dict(valid_result),
+        "dropped_interactions": data.dataset.dropped_interactions, **_candidates(config, data, trainer),
+        **trainer.cost(), "epochs_done": trainer.epochs_done, "restarts": trainer.restarts, **peak.record(),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "total_parameters": sum(p.numel() for p in model.parameters()), "curve": trainer.curve,
+    }
+    if hasattr(model, "describe"):
+        record.update(model.describe())
+    if getattr(model, "generative", False):
+        # Listed candidates are scored: nothing is decoded.
+        record.update(decode=None if trainer.candidates else config["decode"], norm=config["norm"],
+                      layout=config["layout"], objective=config["objective"])
+        if config["validity_users"]:
+            record.update(free_generation(model, test, config["validity_users"]))
+    # Last: the memory of the checks is no part of the run's.
+    return _check(config, data, model, record, users, counts)
+
+
+def _train(config: Config, data: Data, model, run_dir: Path) -> tuple[GenRecTrainer, dict | None, Any]:
+    """The trainer, its model trained and the best epoch's; the result of validation, if any; the test loader."""
     train, valid, test = data.loaders(config, model)
     if two_stages(config):
         rows = model.pretraining_rows(data.parts[0]) if hasattr(model, "pretraining_rows") else None
@@ -197,70 +222,58 @@ def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str,
         trainer = TwoStageTrainer(config, model, data.dataset, run_dir, first)
     else:
         trainer = GenRecTrainer(config, model, data.dataset, run_dir)
-    progress = config["show_progress"]
-
-    valid_result = None
     if getattr(model, "evaluation_only", False):
         trainer.eval_collector.data_collect(train)
-    else:
-        _, valid_result = trainer.fit(train, valid, show_progress=progress, verbose=False)
-        trainer.load_best()
+        return trainer, None, test
+    _, valid_result = trainer.fit(train, valid, show_progress=config["show_progress"], verbose=False)
+    trainer.load_best()
+    return trainer, valid_result, test
 
-    began = time.monotonic()
-    masked = trainer.mask_history
+
+def _test(config: Config, data: Data, trainer: GenRecTrainer, test, counts: np.ndarray,
+          run_dir: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What the tests say, for the record, and every user's list, which is on the disk by then."""
+    model, masked, progress = trainer.model, trainer.mask_history, config["show_progress"]
     generative = getattr(model, "generative", False)
     if generative:
         model.lists = model.exact_lists = 0
+    began = time.monotonic()
     metrics, users = trainer.test(test, masked, show_progress=progress)
-    lists, exact = parallel.total([model.lists, model.exact_lists]) if generative else (0, 0)
-    exact_share = exact / lists if lists else None  # None: nothing decoded
     seconds = time.monotonic() - began
+    record = dict(metrics)
+    if generative:
+        lists, exact = parallel.total([model.lists, model.exact_lists])
+        record["exact_share"] = exact / lists if lists else None  # None: nothing decoded
+    _write_per_user(run_dir, data.dataset, users, counts)
     unmasked = None if masked else users
     if masked and config["test_unmasked"]:
         unmasked = trainer.test(test, False, show_progress=progress)[1]
-    counts = training_counts(data.parts[0])
-    _write_per_user(run_dir, data.dataset, users, counts)
-    other_prompts, sets = {}, getattr(model, "prompt_sets", ())
-    for model.prompt_set in sets[1:]:
-        other_prompts[model.prompt_set], others = trainer.test(test, masked, show_progress=progress)
-        _write_per_user(run_dir, data.dataset, others, counts, f"per_user.{model.prompt_set}.parquet")
-
-    timed = users["tied"].notna()
-    untied = users[~users["tied"].fillna(True)]
+    if sets := getattr(model, "prompt_sets", ()):
+        record.update(prompts=sets[0], other_prompts={})
+        for model.prompt_set in sets[1:]:
+            record["other_prompts"][model.prompt_set], others = trainer.test(test, masked, show_progress=progress)
+            _write_per_user(run_dir, data.dataset, others, counts, f"per_user.{model.prompt_set}.parquet")
+        model.prompt_set = sets[0]
     if masked and (unreachable := int(users["in_history"].sum())):
         log.warning("warning: the history is masked, but %d of %d test items are in it and can never be found; "
                     "--mask_history=false or repeat_consumption: true", unreachable, len(users))
-    record = {
-        **{metric: value for metric, value in metrics.items()},
-        **({} if unmasked is None else {f"{metric}_unmasked": value for metric, value
-                                        in rank_metrics(unmasked["rank"], config["topk"]).items()}),
-        **{f"{metric}_untied": value for metric, value in rank_metrics(untied["rank"], config["topk"]).items()},
-        "valid": None if valid_result is None else dict(valid_result),
-        "users": len(users), "untied_users": len(untied) if timed.any() else None, "mask_history": masked,
-        "targets_in_history": int(users["in_history"].sum()), "dropped_interactions": data.dataset.dropped_interactions,
-        **_candidates(config, data, trainer), **trainer.cost(), "epochs_done": trainer.epochs_done,
-        "restarts": trainer.restarts,
-        "eval_users_per_second": round(len(users) / seconds, 2), **peak.record(),
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "total_parameters": sum(p.numel() for p in model.parameters()), "curve": trainer.curve,
-    }
-    if generative:
-        # Listed candidates are scored: nothing is decoded.
-        decode = None if trainer.candidates else config["decode"]
-        record.update(model.describe(), decode=decode, exact_share=exact_share, norm=config["norm"],
-                      layout=config["layout"], objective=config["objective"])
-        if sets:
-            model.prompt_set = sets[0]
-            record.update(prompts=sets[0], other_prompts=other_prompts)
-        if config["validity_users"]:
-            record.update(free_generation(model, test, config["validity_users"]))
-    elif hasattr(model, "describe"):
-        record.update(model.describe())
-    # Last: the memory of the checks is no part of the run's.
+    untied = users[~users["tied"].fillna(True)]
+    for name, part in (("unmasked", unmasked), ("untied", untied)):
+        if part is not None:
+            record.update({f"{metric}_{name}": value
+                           for metric, value in rank_metrics(part["rank"], config["topk"]).items()})
+    return {**record, "users": len(users), "untied_users": len(untied) if users["tied"].notna().any() else None,
+            "mask_history": masked, "targets_in_history": int(users["in_history"].sum()),
+            "eval_users_per_second": round(len(users) / seconds, 2)}, users
+
+
+def _check(config: Config, data: Data, model, record: dict[str, Any], users: pd.DataFrame,
+           counts: np.ndarray) -> dict[str, Any]:
+    """The record with what its checks say: of the lists, of the metrics themselves, of what gives test items away."""
     record.update(_checked(data, "metrics of lists", lambda: list_metrics(config, users["topk"], counts)) or {})
     record["audit"] = _checked(data, "audit of the metrics", lambda: audit.of_record(record))
     record["leakage"] = _checked(data, "leak checks", lambda: find_leaks(data.dataset, data.parts))
-    if generative and model.index.numbers is not None:
+    if getattr(model, "generative", False) and model.index.numbers is not None:
         record["index_leak"] = _checked(data, "probe of the item index", lambda: index_leak(
             data.dataset, data.parts[2], model.index.numbers))
         flagged = bool(record["index_leak"] and record["index_leak"]["flagged"])
@@ -276,7 +289,7 @@ def _make_model(config: Config, data: Data):
     model = config.model_class(config, data.parts[0])
     if config["fsdp"]:
         if not model.pretrained:
-            raise UserError(f"fsdp=true cuts frozen weights, and --llm={config['llm']} has none: it starts from scratch")
+            raise UserError(f"fsdp=true cuts frozen weights; --llm={config['llm']} has none, it starts from scratch")
         parallel.cut_frozen(model, model.backbone.layers)
     model = model.to(config["device"])
     if not config["fsdp"]:

@@ -23,7 +23,8 @@ _pending: type[BaseException] | None = None
 
 def _on_signal(number: int, frame) -> None:
     global _pending
-    again, _pending = _pending is not None, _RAISED[signal.Signals(number)]
+    asked = _RAISED[signal.Signals(number)]
+    again, _pending = _pending is asked, asked  # torchrun adds a SIGTERM of its own to the terminal's Ctrl-C
     if not _held or again:  # whoever asks twice does not want to wait
         raise_pending()
 

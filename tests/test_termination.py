@@ -1,0 +1,55 @@
+"""When a signal is heeded: at once, at the end of what must not be cut, or when it comes again."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from recbole_genrec import termination
+from recbole_genrec.termination import Terminated
+
+
+def _send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.fixture(autouse=True)
+def handled():
+    with termination.handled():
+        yield
+
+
+@pytest.mark.parametrize("number, raised", [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_is_raised_at_once_or_after_what_is_held(number, raised):
+    with pytest.raises(raised):
+        _send(number)
+    done = []
+    with pytest.raises(raised), termination.held():
+        with termination.held():
+            _send(number)
+            done.append(termination.pending())
+        done.append("inner")
+    assert done == [raised, "inner"] and termination.pending() is None
+
+
+def test_the_same_signal_again_does_not_wait_and_another_one_does():
+    done = []
+    with pytest.raises(Terminated), termination.held():
+        _send(signal.SIGINT)
+        _send(signal.SIGTERM)
+        done.append(1)
+    assert done == [1]
+    with pytest.raises(KeyboardInterrupt), termination.held():
+        _send(signal.SIGINT)
+        _send(signal.SIGINT)
+        done.append(2)
+    assert done == [1] and termination.pending() is None
+
+
+def test_handlers_are_given_back():
+    inside = signal.getsignal(signal.SIGTERM)
+    with termination.handled():
+        pass
+    assert signal.getsignal(signal.SIGTERM) is inside
