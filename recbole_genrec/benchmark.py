@@ -37,6 +37,7 @@ from recbole_genrec.evaluation.cost import Peak, processor
 from recbole_genrec.evaluation.popularity import list_metrics, training_counts
 from recbole_genrec.evaluation.significance import gains
 from recbole_genrec.evaluation.validity import free_generation
+from recbole_genrec.inputs import inputs_fingerprint
 from recbole_genrec.records import write_atomically, write_record
 from recbole_genrec.termination import Terminated
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer, two_stages
@@ -147,13 +148,14 @@ def run(config: Config, output_dir: Path, wait: bool = True, **labels: str) -> d
     facts = {"dataset": config["dataset"], "model": config["model"], "seed": config["seed"], **labels,
              "config_hash": config_hash(config), "version": __version__, "dataset_fingerprint": data.fingerprint,
              "split_fingerprint": data.split_fingerprint, "numbering_fingerprint": numbering_fingerprint(data.dataset),
-             "versions": _versions(), "machine": _machine(config)}
+             "inputs_fingerprint": inputs_fingerprint(config), "versions": _versions(), "machine": _machine(config)}
     with runs.taken_by_all(output_dir, facts, config["resume"], config["force"], wait) as place:
         if place.record is not None:
             log.info("done before, as run %s; --force trains it again", place.folder.name)
             Checkpoints(place.folder / "checkpoints").clear()  # of a run that was killed when all but this was done
             return place.record
-        return _carry_out(config, data, peak, place)
+        # It may have begun on another machine: the record tells of the one where it ends.
+        return _carry_out(config, data, peak, runs.Place(place.folder, {**place.begun, **facts}))
 
 
 def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dict[str, Any]:
@@ -170,7 +172,8 @@ def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dic
             shutil.rmtree(folder, ignore_errors=True)
         raise
     except (KeyboardInterrupt, Terminated) as stop:
-        write_record(folder, {**record, "status": "interrupted", "reason": termination.REASONS[type(stop)]})
+        if parallel.is_main():
+            write_record(folder, {**record, "status": "interrupted", "reason": termination.REASONS[type(stop)]})
         raise
     except Exception as error:
         if failures.lost_contact(error) and (told := runs.record_since(folder, began)) is not None:
@@ -210,7 +213,9 @@ def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str,
         if config["validity_users"]:
             record.update(free_generation(model, test, config["validity_users"]))
     # Last: the memory of the checks is no part of the run's.
-    return _check(config, data, model, record, users, counts)
+    record = _check(config, data, model, record, users, counts)
+    parallel.gather(None)  # nobody is at it any more when the record is written
+    return record
 
 
 def _train(config: Config, data: Data, model, run_dir: Path) -> tuple[GenRecTrainer, dict | None, Any]:

@@ -51,12 +51,12 @@ class Checkpoints:
                           fresh / f"{name}.safetensors")
             (fresh / _STATE).write_text(json.dumps({**state, "files": sorted(tensors)}), encoding="utf-8")
             for file in (*fresh.iterdir(), fresh):
-                _flush(file)
+                flush(file)
             fresh.rename(self.folder / str(number))
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
-        _flush(self.folder)
+        flush(self.folder)
         for old in sorted(self._numbers())[:-_KEPT]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
@@ -70,6 +70,7 @@ class Checkpoints:
                         for name in state["files"]}, state
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 log.warning("warning: checkpoint %s cannot be read (%s) and is passed over", folder, error)
+                shutil.rmtree(folder, ignore_errors=True)  # or it would be one of the two that are kept
         return None
 
     def clear(self) -> None:
@@ -80,7 +81,7 @@ class Checkpoints:
         return [int(path.name) for path in self.folder.glob("*") if path.name.isdecimal()]
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have the system put a file or a folder's names on the disk now: a machine may lose its power."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -100,8 +101,10 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def set_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put back what :func:`model_state` took. Raises KeyError where the model is another one."""
+    """Put back what :func:`model_state` took. Raises KeyError or ValueError where the model is another one."""
     for name, tensor in model_state(model).items():
+        if tensor.shape != state[name].shape:
+            raise ValueError(f"{name} has the shape {list(state[name].shape)}, not {list(tensor.shape)}")
         tensor.copy_(state[name])
 
 

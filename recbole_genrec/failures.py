@@ -28,6 +28,14 @@ def out_of_storage(error: BaseException) -> bool:
         "No space left on device" in str(error)  # safetensors wraps the system's error in one of its own
 
 
+_LOSS = "the loss became"
+
+
+def is_everybodys(record: dict) -> bool:
+    """Whether all processes of a run fail so at the same step: none waits for another."""
+    return record["reason"].startswith(_LOSS)
+
+
 def lost_contact(error: BaseException) -> bool:
     """Whether it only says that another process of the run is gone: that one knows why."""
     return isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL", "Connection closed"))

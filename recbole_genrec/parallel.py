@@ -101,6 +101,13 @@ def same_weights(model: nn.Module) -> None:
             dist.broadcast(tensor.detach(), 0)
 
 
+def same_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of process 0: each has normalised batches of its own."""
+    if size() > 1:
+        for tensor in model.buffers():
+            dist.broadcast(tensor.detach(), 0)
+
+
 def add_up_gradients(weights: Sequence[nn.Parameter]) -> None:
     """Make every gradient the sum over the processes; one that is None everywhere stays None."""
     if size() == 1:

@@ -45,6 +45,8 @@ def write_atomically(path: Path, text: str) -> None:
         # A name that is no valid Unicode (a folder's) is written escaped: JSON reads \udcff back as it was.
         with os.fdopen(handle, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # a machine may lose its power
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -19,7 +19,7 @@ from recbole_genrec.records import write_atomically
 
 #: What makes two runs the same: all that bears on the numbers, and what the record says besides.
 _SAME = ("model", "dataset", "seed", "config_hash", "version", "dataset_fingerprint", "split_fingerprint",
-         "numbering_fingerprint", "ablation", "variant", "reference_hash", "variant_hash")
+         "numbering_fingerprint", "inputs_fingerprint", "ablation", "variant", "reference_hash", "variant_hash")
 _BEGUN = "run.json"
 
 
@@ -54,7 +54,7 @@ def taken(output_dir: Path, facts: dict[str, Any], resume: bool = True, force: b
         output_dir: where ``runs/`` is.
         facts: the start of the record.
         resume: whether a run that was broken off may be gone on with.
-        force: whether a new one is made in any case.
+        force: whether what is done is done again, in a new folder; such a run too may be gone on with.
         wait: whether to wait for a process that carries out the same run.
     Raises:
         Busy: there is such a process, and ``wait`` was not asked for.
@@ -62,9 +62,9 @@ def taken(output_dir: Path, facts: dict[str, Any], resume: bool = True, force: b
     runs = output_dir / "runs"
     while True:
         with FileLock(str(runs / ".lock")):
-            place, lock = _find(runs, facts, resume) if not force else (None, None)
+            place, lock = _find(runs, facts, resume, force)
             if place is None:
-                place = _make(runs, facts)
+                place = _make(runs, {**facts, "forced": force})
                 lock = _lock(place.folder)
         if lock is not None or place.record is not None:
             break
@@ -107,7 +107,7 @@ def record_since(folder: Path, began: float) -> dict[str, Any] | None:
     return _read(path) if path.exists() and path.stat().st_mtime >= began else None
 
 
-def _find(runs: Path, facts: dict[str, Any], resume: bool) -> tuple[Place | None, FileLock | None]:
+def _find(runs: Path, facts: dict[str, Any], resume: bool, force: bool) -> tuple[Place | None, FileLock | None]:
     """The same run's folder and its lock, taken; no lock if another process has it; nothing if there is no such run."""
     begun = []
     for folder in sorted(runs.glob(f"{_name(facts)}-*")):
@@ -115,14 +115,18 @@ def _find(runs: Path, facts: dict[str, Any], resume: bool) -> tuple[Place | None
         found = record or start
         if found is None or any(found.get(key) != facts.get(key) for key in _SAME):
             continue
-        if record is not None and whole(folder, record):
+        if not force and record is not None and whole(folder, record):
             return Place(folder, start or {}, record), None
-        if start is not None and (record is None or record.get("status") != "ok"):
+        done = record is not None and record.get("status") == "ok"
+        if start is not None and not done and (start.get("forced") or not force):
             begun.append(Place(folder, start))
-    for place in begun:
-        if not _is_free(place.folder):
-            return place, None
-    return (begun[0], _lock(begun[0].folder)) if begun and resume else (None, None)
+    locks = [(place, _lock(place.folder)) for place in begun]
+    busy = [place for place, lock in locks if lock is None]
+    newest = locks.pop() if locks and not busy and resume else (None, None)
+    for _, lock in locks:
+        if lock is not None:
+            lock.release()
+    return (busy[0], None) if busy else newest
 
 
 def _make(runs: Path, facts: dict[str, Any]) -> Place:
@@ -142,19 +146,14 @@ def _name(facts: dict[str, Any]) -> str:
     return f"{facts['dataset']}-{facts['model']}-{facts['seed']}"
 
 
-def _lock(folder: Path) -> FileLock:
-    """The folder's lock, taken. Raises Timeout if another process has it."""
+def _lock(folder: Path) -> FileLock | None:
+    """The folder's lock, taken; None if another process has it."""
     lock = FileLock(str(folder / ".lock"))
-    lock.acquire(blocking=False)
-    return lock
-
-
-def _is_free(folder: Path) -> bool:
     try:
-        _lock(folder).release()
+        lock.acquire(blocking=False)
     except Timeout:
-        return False
-    return True
+        return None
+    return lock
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -11,12 +11,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_genrec import parallel
+from recbole_genrec import failures, parallel, termination
 from recbole_genrec.ablation import Ablation, read_ablation
 from recbole_genrec.benchmark import config_hash, run
 from recbole_genrec.config import Config
 from recbole_genrec.errors import UserError
-from recbole_genrec.failures import reason
 from recbole_genrec.model.registry import get_model
 from recbole_genrec.records import rows_of, update_leaderboard, writable_folder
 from recbole_genrec.runs import Busy
@@ -122,7 +121,7 @@ def _carry_out(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path,
             mistakes += 1
             continue
         except OSError as error:  # not even the record could be written
-            log.error("%s on %s failed: %s", config["model"], config["dataset"], reason(error))
+            log.error("%s on %s failed: %s", config["model"], config["dataset"], failures.reason(error))
             record = {"dataset": config["dataset"], "model": config["model"], **labels, "status": "failed"}
         except (KeyboardInterrupt, Terminated):
             _leaderboard(output_dir)
@@ -133,8 +132,9 @@ def _carry_out(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path,
                 log.warning("%s on %s failed: %s", record["model"], record["dataset"], record["reason"])
             _leaderboard(output_dir)
         records.append(record)
-        if record["status"] != "ok" and parallel.size() > 1:
+        if record["status"] != "ok" and parallel.size() > 1 and not failures.is_everybodys(record):
             os._exit(1)  # others may be waiting for this process, and would for ever: torchrun now ends them
+        termination.raise_pending()  # a signal that came while something else ended the run
     return records, mistakes
 
 
@@ -214,6 +214,9 @@ def plan_ablation(ablation: Ablation, models: list[str], datasets: list[str], se
 def _leaderboard(output_dir: Path) -> None:
     if not parallel.is_main():
         return
-    _, warnings = update_leaderboard(output_dir)
+    try:
+        _, warnings = update_leaderboard(output_dir)
+    except OSError as error:
+        warnings = [f"the leaderboard could not be written: {failures.reason(error)}; the next run writes it"]
     for warning in warnings:
         log.warning("warning: %s", warning)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 
@@ -14,17 +15,24 @@ class Terminated(BaseException):
 
 #: What a signal raises, the exit code that it ends with by custom (128 + its number), and the record's reason.
 _RAISED = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
+if hasattr(signal, "SIGUSR2"):
+    _RAISED[signal.SIGUSR2] = Terminated  # submitit's notice
+#: Launchers pass on a signal that the system has sent already: only one that comes later is somebody in a hurry.
+_SECONDS = 3.0
 EXIT_CODES = {Terminated: 143, KeyboardInterrupt: 130}
 REASONS = {Terminated: "terminated (SIGTERM)", KeyboardInterrupt: "interrupted from the keyboard"}
 
 _held = 0
 _pending: type[BaseException] | None = None
+_asked_at = 0.0
 
 
 def _on_signal(number: int, frame) -> None:
-    global _pending
-    asked = _RAISED[signal.Signals(number)]
-    again, _pending = _pending is asked, asked  # torchrun adds a SIGTERM of its own to the terminal's Ctrl-C
+    global _pending, _asked_at
+    now = time.monotonic()
+    again = _pending is not None and now - _asked_at > _SECONDS
+    if _pending is None:
+        _pending, _asked_at = _RAISED[signal.Signals(number)], now
     if not _held or again:  # whoever asks twice does not want to wait
         raise_pending()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import shutil
 import time
@@ -20,12 +21,14 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from recbole_genrec import parallel, termination
-from recbole_genrec.checkpoint import (Checkpoints, model_state, optimizer_state, random_state, set_model_state,
+from recbole_genrec.checkpoint import (Checkpoints, flush, model_state, optimizer_state, random_state, set_model_state,
                                        set_optimizer_state, set_random_state)
 from recbole_genrec.evaluation.cost import Work, training_cost
 from recbole_genrec.evaluation.fair import FairTrainer
 from recbole_genrec.failures import Diverged
-from recbole_genrec.weights import load_weights, save_weights
+from recbole_genrec.weights import load_weights, save_weights, weights_are_whole
+
+log = logging.getLogger("recbole_genrec")
 
 
 class _BudgetSpent(Exception):
@@ -71,7 +74,7 @@ class GenRecTrainer(FairTrainer):
         super().__init__(config, model, dataset)
         self.model_dir = Path(run_dir) / "model"
         self.checkpoints = Checkpoints(Path(run_dir) / "checkpoints")
-        self._found = self.checkpoints.read()
+        self._found = self._readable(self.checkpoints.read())
         #: How often the run was taken up again after it had been broken off.
         self.restarts = 0 if self._found is None else self._found[1]["restarts"] + 1
         self.train_seconds = 0.0
@@ -83,6 +86,13 @@ class GenRecTrainer(FairTrainer):
         self.scheduler = None
         self._pass: Pass | None = None
         self._kept_at = time.monotonic()
+
+    def _readable(self, found):
+        """The state, unless the best model that it counts on is not there or torn: then training begins anew."""
+        if found is not None and found[1]["best"][1] is not None and not weights_are_whole(self.model_dir):
+            log.warning("warning: %s is not there or damaged: training begins anew", self.model_dir)
+            return None
+        return found
 
     # ----------------------------------------------------------------------------------------------- training
 
@@ -144,9 +154,10 @@ class GenRecTrainer(FairTrainer):
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         group, batches = self.config["gradient_accumulation_steps"], len(train_data)
         now = self._pass = self._pass or Pass(train_data.generator.get_state())
+        left = self._batches(train_data, epoch_idx, show_progress)
         began = time.monotonic() - now.seconds
         losses: list[tuple[float, Any]] = []
-        for number, interaction in enumerate(self._batches(train_data, epoch_idx, show_progress), now.batch + 1):
+        for number, interaction in enumerate(left, now.batch + 1):
             interaction, real = parallel.own_rows(interaction)
             interaction = interaction.to(self.device)
             # RecBole has no count of its own models' operations: the first batch is watched.
@@ -258,6 +269,8 @@ class GenRecTrainer(FairTrainer):
             if parallel.is_main():
                 shutil.rmtree(fresh, ignore_errors=True)
                 save_weights(self.model, fresh)
+                for file in (*fresh.iterdir(), fresh):
+                    flush(file)
                 shutil.rmtree(self.model_dir, ignore_errors=True)
                 fresh.rename(self.model_dir)
 

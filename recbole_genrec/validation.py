@@ -111,6 +111,9 @@ def check_processes(config) -> None:
     model = config.model_class
     if parallel.size() > 1 and model.__name__ == "ZeroShotLLM":
         raise UserError("ZeroShotLLM trains nothing and keeps its own pace: run it in one process, without torchrun")
+    if parallel.size() > 1 and config["enable_amp"] and config["enable_scaler"]:
+        raise UserError("enable_scaler=true scales each process's gradients by itself: leave it out under torchrun "
+                        "(precision=bf16 needs none)")
     if config["fsdp"]:
         if not getattr(model, "generative", False):
             raise UserError(f"fsdp=true cuts the layers of a language model, and {model.__name__} has none")

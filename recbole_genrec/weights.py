@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 
 _FILE = "model.safetensors"
@@ -16,6 +17,18 @@ def save_weights(model, folder: Path) -> None:
     else:
         folder.mkdir(parents=True)
         save_model(model, str(folder / _FILE))
+
+
+def weights_are_whole(folder: Path) -> bool:
+    """Whether there are weights in the folder, none of them torn."""
+    files = list(folder.glob("*.safetensors"))
+    try:
+        for file in files:
+            with safe_open(file, framework="pt"):
+                pass
+    except (OSError, SafetensorError):
+        return False
+    return bool(files)
 
 
 def load_weights(model, folder: Path) -> None:

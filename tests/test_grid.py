@@ -9,6 +9,7 @@ import pytest
 from data_helpers import random_interactions, records, write_dataset
 
 from recbole_genrec.cli import main
+from recbole_genrec.commands.grid import Worker
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_workers_share_the_runs_and_leave_one_leaderboard(call, tmp_path, capfd)
 
 @pytest.mark.parametrize("wrong, said", [
     (["--model=SASRec", "--epoch=1"], "did you mean 'epochs'?"), (["--model=SASRek"], "did you mean 'SASRec'?"),
-    (["--model=Pop", "--workers=0"], "--workers=0"), (["--model=Pop", "--force"], "--force"),
+    (["--model=Pop", "--workers=0"], "--workers=0"), (["--model=Pop", "--force"], "force=true"),
     (["--model=Pop", "--job_options=none.yaml"], "none.yaml"), ([], "--model")])
 def test_a_mistake_shows_before_anything_waits_in_a_queue(wrong, said, call, capsys, tmp_path):
     pytest.importorskip("submitit")
@@ -38,6 +39,11 @@ def test_a_mistake_shows_before_anything_waits_in_a_queue(wrong, said, call, cap
     line, = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and said in line
     assert not (tmp_path / "out" / "jobs").exists()
+
+
+@pytest.mark.parametrize("command, code", [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137)])
+def test_a_worker_that_is_killed_has_not_ended_well(command, code):
+    assert Worker(["sh", "-c", command])() == code
 
 
 def test_without_submitit_one_line_says_what_is_needed(call, monkeypatch, capsys):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from recbole_genrec import runs
 from recbole_genrec.benchmark import run
 from recbole_genrec.checkpoint import Checkpoints
+from recbole_genrec.settings import property_file
 from recbole_genrec.trainer import GenRecTrainer
 
 SMALL = {"gpu_id": "", "epochs": 3, "train_batch_size": 32, "eval_batch_size": 16, "test_unmasked": False,
@@ -120,6 +121,47 @@ def test_other_data_are_another_run(dataset, tmp_path):
     moved = write_dataset(tmp_path, random_interactions(40, 30, 5, 9, seed=2))
     second = run(config_of(moved, "Pop", **SMALL), tmp_path)
     assert first["config_hash"] == second["config_hash"] and first["run_id"] != second["run_id"]
+
+
+def test_other_classes_or_other_backbone_files_are_another_run(dataset, tmp_path):
+    """Nothing in the settings says what is in these files."""
+    shutil.copytree(dataset.parent, tmp_path / "data")
+    (tmp_path / "mine.yaml").write_text(property_file("prompt", "next_item").read_text("utf-8"), "utf-8")
+    config = {**SMALL, **GENERATIVE, "epochs": 1, "data_path": str(tmp_path / "data"), "topk": [1, 5],
+              "prompt": str(tmp_path / "mine.yaml"), "valid_metric": "NDCG@5", "num_beams": 5}
+    item = tmp_path / "data" / "tiny" / "tiny.item"
+    ids = [run(config_of(dataset, "GenRec", **config), _folder(tmp_path))["run_id"] for _ in range(2)]
+    item.write_text(item.read_text("utf-8").replace("plain", "fancy"), "utf-8")
+    ids.append(run(config_of(dataset, "GenRec", **config), tmp_path)["run_id"])
+    with open(tmp_path / "mine.yaml", "a", encoding="utf-8") as file:
+        file.write("# another\n")
+    ids.append(run(config_of(dataset, "GenRec", **config), tmp_path)["run_id"])
+    assert ids[0] == ids[1] and len(set(ids)) == 3
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, lambda folder: (folder / "model.safetensors").write_bytes(b"")])
+def test_a_best_model_that_is_lost_is_trained_again(dataset, tmp_path, monkeypatch, caplog, damage):
+    config = {**SMALL, **MODELS["SASRec"], "epochs": 1}
+    with monkeypatch.context() as patch:
+        _break_off(patch, "test", 1)
+        with pytest.raises(Killed):
+            run(config_of(dataset, "SASRec", **config), _folder(tmp_path))
+    model, = (tmp_path / "runs").glob("tiny-*/model")
+    damage(model)
+    record = run(config_of(dataset, "SASRec", **config), tmp_path)
+    assert record["status"] == "ok" and "training begins anew" in caplog.text
+
+
+def test_a_forced_run_that_was_broken_off_goes_on_too(dataset, tmp_path, monkeypatch):
+    config = {**SMALL, **MODELS["SASRec"], "epochs": 1}
+    first = run(config_of(dataset, "SASRec", **config), _folder(tmp_path))
+    with monkeypatch.context() as patch:
+        _break_off(patch, "test", 1)
+        with pytest.raises(Killed):
+            run(config_of(dataset, "SASRec", **config, force=True), tmp_path)
+    again = run(config_of(dataset, "SASRec", **config, force=True), tmp_path)
+    assert again["restarts"] == 1 and again["run_id"] != first["run_id"]
+    assert len([*(tmp_path / "runs").glob("tiny-*")]) == 2
 
 
 def test_resume_false_begins_anew(dataset, tmp_path, monkeypatch):

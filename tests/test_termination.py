@@ -21,7 +21,8 @@ def handled():
         yield
 
 
-@pytest.mark.parametrize("number, raised", [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize("number, raised", [
+    (signal.SIGTERM, Terminated), (signal.SIGUSR2, Terminated), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_is_raised_at_once_or_after_what_is_held(number, raised):
     with pytest.raises(raised):
         _send(number)
@@ -34,13 +35,15 @@ def test_a_signal_is_raised_at_once_or_after_what_is_held(number, raised):
     assert done == [raised, "inner"] and termination.pending() is None
 
 
-def test_the_same_signal_again_does_not_wait_and_another_one_does():
+def test_a_signal_that_comes_again_later_does_not_wait_and_one_that_a_launcher_passes_on_does(monkeypatch):
     done = []
-    with pytest.raises(Terminated), termination.held():
+    with pytest.raises(KeyboardInterrupt), termination.held():
         _send(signal.SIGINT)
         _send(signal.SIGTERM)
+        _send(signal.SIGINT)
         done.append(1)
     assert done == [1]
+    monkeypatch.setattr(termination, "_SECONDS", -1.0)
     with pytest.raises(KeyboardInterrupt), termination.held():
         _send(signal.SIGINT)
         _send(signal.SIGINT)

@@ -38,19 +38,22 @@ class Worker:
     command: list[str]
 
     def __call__(self) -> int:
-        return subprocess.run(self.command).returncode
+        self._process = subprocess.Popen(self.command)
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code  # killed by a signal
 
     def checkpoint(self) -> Any:
+        """Called when the cluster gives notice: the run saves its state and ends, and is sent again."""
         import submitit
 
-        return submitit.helpers.DelayedSubmission(self)
+        self._process.terminate()
+        self._process.wait()
+        return submitit.helpers.DelayedSubmission(Worker(self.command))
 
 
 def _grid(arguments: argparse.Namespace) -> int:
     if min(arguments.workers, arguments.processes) < 1:
         raise UserError(f"--workers={arguments.workers} and --processes={arguments.processes} must be at least 1")
-    if any(setting.split("=")[0] == "--force" for setting in arguments.settings):
-        raise UserError("--force has each worker train every run again: leave it out, or remove the runs' folders")
     try:
         import submitit
     except ImportError:
@@ -64,17 +67,38 @@ def _grid(arguments: argparse.Namespace) -> int:
     launcher = [] if arguments.processes == 1 else ["torch.distributed.run", "--standalone",
                                                     f"--nproc_per_node={arguments.processes}", "-m"]
     worker = Worker([sys.executable, "-m", *launcher, "recbole_genrec", "run", *arguments.settings, "--leave_busy"])
-    executor = submitit.AutoExecutor(folder=str(plan.output_dir / "jobs"), cluster=arguments.executor)
+    if plan.runs[0][0]["force"]:
+        raise UserError("force=true has each worker train every run again: leave it out, or remove the runs' folders")
+    jobs: list[Any] = []
     try:
+        executor = submitit.AutoExecutor(folder=str(plan.output_dir / "jobs"), cluster=arguments.executor)
         executor.update_parameters(**{"timeout_min": 24 * 60, "name": "recbole-genrec", **options})
-    except (TypeError, ValueError, NameError) as error:
-        raise UserError(f"--job_options={arguments.job_options}: {first_sentence(error)}") from None
-    jobs = [executor.submit(worker) for _ in range(arguments.workers)]
+        for _ in range(arguments.workers):
+            jobs.append(executor.submit(worker))
+    except (TypeError, ValueError, NameError, RuntimeError) as error:  # what submitit says of options and of clusters
+        for job in jobs:
+            job.cancel()
+        raise UserError(f"--executor={arguments.executor}, --job_options={arguments.job_options}: "
+                        f"{first_sentence(error)}") from None
     print(f"{len(plan.runs)} runs, {len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}")
     codes = [_code(job) for job in jobs]
     print(f"records: {plan.output_dir / 'runs'}   leaderboard: {plan.output_dir / 'leaderboard.csv'}   "
           f"logs: {plan.output_dir / 'jobs'}")
-    return max(codes)
+    if left := _left(plan):
+        print(f"{len(left)} of {len(plan.runs)} runs are not done (first: {left[0]}): the same call goes on with them",
+              file=sys.stderr)
+    return max([*codes, 1 if left else 0])
+
+
+def _left(plan) -> list[str]:
+    """Runs of a plan that no record says are done."""
+    from recbole_genrec.benchmark import config_hash
+    from recbole_genrec.records import read_records
+
+    done = {(record.get("config_hash"), record.get("variant")) for record in read_records(plan.output_dir)[0]
+            if record.get("status") == "ok"}
+    return [f"{config['model']} on {config['dataset']}, seed {config['seed']}" for config, labels in plan.runs
+            if (config_hash(config), labels.get("variant")) not in done]
 
 
 def _code(job) -> int:

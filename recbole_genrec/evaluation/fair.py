@@ -75,6 +75,7 @@ class FairTrainer(Trainer):
         if load_best_model:
             self.load_best()
         self.eval_collector.begin()
+        parallel.same_buffers(self.model)
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress and parallel.is_main())
 
     def test(self, eval_data, mask_history: bool, show_progress=False) -> tuple[dict, pd.DataFrame]:

@@ -1,0 +1,58 @@
+"""What a run reads besides its settings, as one hash: atomic files, backbone, wording, index of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from recbole_genrec.settings import property_file
+
+#: A file of more bytes is told by its size and its two ends: a backbone's weights would take minutes.
+_LARGE = 1 << 26
+_END = 1 << 20
+
+
+def inputs_fingerprint(config) -> str:
+    """Hash of every file that bears on a run and that no setting spells out.
+
+    All files ``<data_path>/<dataset>.*`` (each column, whoever reads it); the folders or files that ``llm``,
+    ``semantic_model`` and ``prompt`` name, or this project's YAML of that name; the module of an ``item_index`` of the
+    user's own. A model of the hub is its name: its files may not be here yet.
+    """
+    digest = hashlib.sha256()
+    for name, path in sorted(_inputs(config)):
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
+        _read_into(digest, path)
+    return digest.hexdigest()[:16]
+
+
+def _inputs(config) -> Iterator[tuple[str, Path]]:
+    yield from (("data/" + path.name, path) for path in Path(config["data_path"]).glob(f"{config['dataset']}.*")
+                if path.is_file())
+    for key, kind in (("llm", "backbone"), ("semantic_model", None), ("prompt", "prompt")):
+        if not isinstance(name := config[key], str):
+            continue
+        path = Path(os.path.expanduser(name))
+        if path.is_dir():
+            yield from ((f"{key}/{file.relative_to(path)}", file) for file in path.rglob("*") if file.is_file())
+        elif path.is_file():
+            yield key, path
+        elif kind and "/" not in name and (path := property_file(kind, name)).is_file():
+            yield key, path
+    if isinstance(index := config["item_index"], str) and "." in index:
+        found = importlib.util.find_spec(index)
+        if found is not None and found.origin and os.path.isfile(found.origin):
+            yield "item_index", Path(found.origin)
+
+
+def _read_into(digest, path: Path) -> None:
+    with open(path, "rb") as file:
+        if path.stat().st_size <= _LARGE:
+            digest.update(file.read())
+        else:
+            digest.update(file.read(_END))
+            file.seek(-_END, os.SEEK_END)
+            digest.update(file.read(_END))
