@@ -4,9 +4,40 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from recbole_genrec.errors import UserError
+from recbole_genrec.version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as our other mistakes are: one line, no usage."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def parse(argv: list[str], commands: Iterable) -> argparse.Namespace:
+    """A command line, read by the modules of the commands that it may have.
+
+    ``handler`` is what to call with it; a command that takes settings finds what is left of the line in ``settings``.
+
+    Raises:
+        UserError: it is none of ours.
+    """
+    parser = _Parser(prog="recbole-genrec", description="Generative recommenders beside the classical "
+                                     "sequential baselines: same splits, same evaluator.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    found = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in commands:
+        command.add(found)
+    typed, rest = parser.parse_known_args(argv)
+    if hasattr(typed, "settings"):
+        typed.settings = rest
+    elif rest:
+        raise UserError(f"cannot understand '{rest[0]}'; see recbole-genrec {typed.command} --help")
+    return typed
 
 
 def add_data_options(command: argparse.ArgumentParser) -> None:

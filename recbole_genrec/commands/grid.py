@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from recbole_genrec.commands import run
+from recbole_genrec.commands.arguments import parse
 from recbole_genrec.errors import UserError, first_sentence
 
 _EXAMPLES = """examples:
@@ -58,12 +60,10 @@ def _grid(arguments: argparse.Namespace) -> int:
         import submitit
     except ImportError:
         raise UserError("grid needs submitit: pip install submitit") from None
-    from recbole_genrec.cli import parse
-    from recbole_genrec.commands.run import planned
     from recbole_genrec.settings import read_yaml
 
     options = {} if arguments.job_options is None else read_yaml(arguments.job_options)
-    plan = planned(parse(["run", *arguments.settings]))  # mistakes show before anything waits in a queue
+    plan = run.planned(parse(["run", *arguments.settings], [run]))  # mistakes show before anything waits in a queue
     launcher = [] if arguments.processes == 1 else ["torch.distributed.run", "--standalone",
                                                     f"--nproc_per_node={arguments.processes}", "-m"]
     worker = Worker([sys.executable, "-m", *launcher, "recbole_genrec", "run", *arguments.settings, "--leave_busy"])
