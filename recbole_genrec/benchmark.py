@@ -183,10 +183,9 @@ def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dic
             write_atomically(folder / "traceback.txt", traceback.format_exc())
     if parallel.is_main() or record["status"] != "ok":
         write_record(folder, record)
-    if record["status"] == "ok":
-        if parallel.is_main():
-            Checkpoints(folder / "checkpoints").clear()
-            (folder / "traceback.txt").unlink(missing_ok=True)
+    if parallel.is_main() and record["status"] == "ok":
+        Checkpoints(folder / "checkpoints").clear()
+        (folder / "traceback.txt").unlink(missing_ok=True)
     return record
 
 

@@ -7,8 +7,18 @@ import errno
 import torch
 
 
+_LOSS = "the loss became"
+
+
 class Diverged(ArithmeticError):
-    """The loss is no number any more; raised before it reaches the weights."""
+    """The loss is no number any more; raised before it reaches the weights.
+
+    Args:
+        what: the value, where, and what may help.
+    """
+
+    def __init__(self, what: str):
+        super().__init__(f"{_LOSS} {what}")
 
 
 _STORAGE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
@@ -26,9 +36,6 @@ def out_of_storage(error: BaseException) -> bool:
     """Whether it says that nothing can be written any more."""
     return isinstance(error, OSError) and error.errno in _STORAGE or \
         "No space left on device" in str(error)  # safetensors wraps the system's error in one of its own
-
-
-_LOSS = "the loss became"
 
 
 def is_everybodys(record: dict) -> bool:

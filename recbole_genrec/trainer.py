@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 import shutil
@@ -135,7 +134,7 @@ class GenRecTrainer(FairTrainer):
         self.model.epoch = epoch_idx  # a model that draws its samples anew each epoch reads it
         with termination.held():  # to the end of a step, where the state can be kept
             done = self._pass_over(train_data, epoch_idx, loss_func or self.model.calculate_loss, show_progress)
-        self.work = self.work + Work(*map(int, parallel.total(list(asdict(done.work).values()))))
+        self.work = self.work + _of_all(done.work)
         self.train_seconds += done.seconds
         self.epochs_done += 1
         self._pass = None
@@ -174,8 +173,8 @@ class GenRecTrainer(FairTrainer):
             losses.append((loss.item(), weight))
             now.work = now.work + work if real else now.work
             if number % group == 0 or number == batches:
-                mean, stop, due = self._agree(losses, epoch_idx, number, batches)
-                self._step(scaler, losses)
+                mean, terms, stop, due = self._agree(losses, epoch_idx, number, batches)
+                self._step(scaler, terms)
                 now.loss, now.batch, losses = now.loss + mean, number, []
                 now.seconds = time.monotonic() - began
                 if due or stop or number == batches:
@@ -189,9 +188,11 @@ class GenRecTrainer(FairTrainer):
     def _batches(self, train_data, epoch_idx, show_progress):
         """The epoch's batches, without those that are done; the generators then stand where they stood."""
         now = self._pass
-        batches = iter(train_data if now.batch < len(train_data) else ())
-        for _ in itertools.islice(batches, now.batch if now.batch < len(train_data) else 0):
-            pass
+        batches = iter(())
+        if now.batch < len(train_data):
+            batches = iter(train_data)
+            for _ in range(now.batch):
+                next(batches)
         if now.random is not None:
             set_random_state(*now.random)
         return tqdm(batches, f"train {epoch_idx}", total=len(train_data), initial=now.batch, ncols=100) \
@@ -202,36 +203,35 @@ class GenRecTrainer(FairTrainer):
         """Whether an optimizer step is made of parts, each of which counts by its terms."""
         return self.config["gradient_accumulation_steps"] > 1 or parallel.size() > 1
 
-    def _agree(self, losses, epoch_idx, number, batches) -> tuple[float, bool, bool]:
+    def _agree(self, losses, epoch_idx, number, batches) -> tuple[float, Any, bool, bool]:
         """What all processes must know before a step.
 
         Returns:
-            the sum of the batches' mean losses; whether a signal has come to one of them; whether a state is due.
+            the sum of the batches' mean losses; of how many terms they are the means, where that matters; whether a
+            signal has come to one of them; whether a state is due.
         Raises:
             Diverged: a loss is no finite number: the weights are still those before it.
         """
         minutes = self.config["checkpoint_minutes"]
         due = bool(minutes) and time.monotonic() - self._kept_at > 60 * minutes
         stop = termination.pending() is not None
-        means = [loss for loss, _ in losses]
+        means, weights = zip(*losses)
         if parallel.size() > 1:
             stop, due, *sums = parallel.total([stop, due and parallel.is_main(), *(
                 value for loss, weight in losses for value in (loss * float(weight), float(weight)))])
-            means = [loss / weight for loss, weight in zip(sums[::2], sums[1::2])]
+            weights = sums[1::2]
+            means = [loss / weight for loss, weight in zip(sums[::2], weights)]
         if not all(map(math.isfinite, means)):
-            raise Diverged(f"the loss became {means[-1]} in epoch {epoch_idx}, batch {number} of {batches}: lower "
+            raise Diverged(f"{means[-1]} in epoch {epoch_idx}, batch {number} of {batches}: lower "
                            f"learning_rate ({self.config['learning_rate']}) or set clip_grad_norm")
-        return sum(means), bool(stop), bool(due)
+        return sum(means), sum(weights), bool(stop), bool(due)
 
-    def _step(self, scaler, losses) -> None:
+    def _step(self, scaler, terms) -> None:
         """One optimizer step; where it is made of parts, with the gradient of their mean."""
         trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         if self._weighted:
             scaler.unscale_(self.optimizer)
             parallel.add_up_gradients(trained)
-            terms = sum(weight for _, weight in losses)
-            if parallel.size() > 1:
-                terms, = parallel.total([float(terms)])
             for weight in trained:
                 if weight.grad is not None:
                     weight.grad /= terms
@@ -282,7 +282,6 @@ class GenRecTrainer(FairTrainer):
     def keep(self, train_data, epoch_idx: int, done: bool = False) -> None:
         """Write the state of training, so that a run that is killed goes on from here, to the same end."""
         now = self._pass or Pass(train_data.generator.get_state())
-        work = parallel.total(list(asdict(now.work.numbers()).values()))
         randoms = parallel.gather(random_state())
         optimizer, rest = optimizer_state(self.optimizer)
         tensors = {"weights": model_state(self.model), "optimizer": optimizer,
@@ -290,8 +289,8 @@ class GenRecTrainer(FairTrainer):
                               for name, tensor in tensors.items()},
                    "order": {"epoch": now.order, "now": train_data.generator.get_state()}}
         state = {"stage": self.stage, "done": done, "epoch": epoch_idx, "batch": now.batch, "loss": now.loss,
-                 "restarts": self.restarts, "work": work, "seconds": now.seconds, "optimizer": rest,
-                 "random": [rest for _, rest in randoms],
+                 "restarts": self.restarts, "work": asdict(_of_all(now.work.numbers())), "seconds": now.seconds,
+                 "optimizer": rest, "random": [rest for _, rest in randoms],
                  "scheduler": self.scheduler and self.scheduler.last_epoch,
                  "best": [self.best_valid_score, self.best_valid_result, self.cur_step],
                  "totals": [self.train_seconds, self.epochs_done, asdict(self.work), self.flops_per_target, self.curve]}
@@ -321,10 +320,15 @@ class GenRecTrainer(FairTrainer):
             return True
         whole = state["batch"] == len(train_data)
         train_data.generator.set_state(tensors["order"]["now" if whole else "epoch"])
-        work = Work(*map(int, state["work"])) if parallel.is_main() else Work()
+        work = Work(**state["work"]) if parallel.is_main() else Work()
         self._pass = Pass(tensors["order"]["epoch"], state["batch"], state["loss"], work, state["seconds"], random)
         self.start_epoch = state["epoch"]
         return False
+
+
+def _of_all(work: Work) -> Work:
+    """The work of all processes together."""
+    return Work(*map(int, parallel.total(list(asdict(work).values()))))
 
 
 def two_stages(config) -> bool:

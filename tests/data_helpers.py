@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Callable, Iterable
 
 import pandas as pd
 import torch
@@ -93,3 +94,11 @@ def per_user(output_dir: Path, record: dict[str, Any]) -> pd.DataFrame:
     """The per-user table of a run, sorted by user."""
     table = pd.read_parquet(output_dir / "runs" / record["run_id"] / "per_user.parquet")
     return table.sort_values("user", ignore_index=True)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    """Return when it is true; fail if that takes too long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
@@ -178,3 +179,18 @@ def typed(name: str, main: Callable[[list[str]], int], arguments: list[str], cod
     assert len(lines) == (code == 2) and all("error: " in line for line in lines), (code, said)
     gc.collect(0)
     return said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def told(request):
+    """The counts are printed when a module that imports this is done."""
+    yield
+    say_tried(request)
+
+
+@pytest.fixture(scope="module")
+def fuzz_folder(tmp_path_factory):
+    """A folder of its own, in which all examples of a module work."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    with contextlib.chdir(folder):
+        yield folder

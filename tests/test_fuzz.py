@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from data_helpers import NAME, SETTINGS, config_of, random_interactions, write_dataset
-from fuzz_helpers import HOSTILE, VALUE, fuzz, mutated, refusal, say_tried, typed
+from fuzz_helpers import HOSTILE, VALUE, fuzz, fuzz_folder, mutated, refusal, told, typed  # noqa: F401
 from hypothesis import example, given
 from hypothesis import strategies as st
 from recbole.utils import argument_list
@@ -38,20 +38,11 @@ from recbole_genrec.validation import check_dataset, known_keys
 from recbole_genrec.zero_shot.wording import Wording as ChatWording
 
 
-@pytest.fixture(scope="module", autouse=True)
-def told(request):
-    yield
-    say_tried(request)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(fuzz_folder):
     """The working folder of all examples, with a data set that is as it should be."""
-    folder, before = tmp_path_factory.mktemp("fuzz"), Path.cwd()
-    write_dataset(folder, random_interactions(users=8))
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
+    write_dataset(fuzz_folder, random_interactions(users=8))
+    return fuzz_folder
 
 
 # -------------------------------------------------------------------------------------------------- atomic files

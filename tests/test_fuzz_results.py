@@ -6,7 +6,6 @@ As ``test_fuzz.py``, which says how to look for new inputs.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from data_helpers import NAME, random_interactions, write_dataset
-from fuzz_helpers import VALUE, bounded, fuzz, mutated, refusal, say_tried, typed
+from fuzz_helpers import VALUE, bounded, fuzz, fuzz_folder, mutated, refusal, told, typed  # noqa: F401
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -46,25 +45,16 @@ GOOD = {**RECORD, "run_id": "good", "model": "SASRec", "backbone": None, "timest
         "other_prompts": None, "ablation": None, "variant": None, "index_leak": None}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def told(request):
-    yield
-    say_tried(request)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(fuzz_folder):
     """The working folder of all examples, with a good run in ``results``."""
-    folder, before = tmp_path_factory.mktemp("fuzz"), Path.cwd()
-    os.chdir(folder)
     put("good", json.dumps(GOOD).encode())
     # What no record changes and takes longest: the tables of papers, and the plot of an ablation.
     known = published()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit, "published", lambda: known)
         patch.setattr(ablation_plot, "plot", lambda table: "")
-        yield folder
-    os.chdir(before)
+        yield fuzz_folder
 
 
 def put(name: str, record: bytes, config: bytes = b"seed: 1\n") -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import children
 import pandas as pd
 import pytest
-from data_helpers import random_interactions, records, write_dataset
+from data_helpers import random_interactions, records, wait_for, write_dataset
 from safetensors.torch import load_file
 
 from recbole_genrec import runs
@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(model
 def test_a_signal_ends_a_run_within_seconds_and_it_goes_on_later(number, code, reason, dataset, tmp_path):
     arguments = _arguments("SASRec", dataset, tmp_path / "out", "--epochs=2000", "--stopping_step=10000")
     process = children.start(arguments, tmp_path / "log")
-    _wait_for(lambda: list(tmp_path.glob("out/runs/*/checkpoints/*/state.json")))
+    wait_for(lambda: list(tmp_path.glob("out/runs/*/checkpoints/*/state.json")))
     asked = time.monotonic()
     os.kill(process.pid, number)
     assert children.finish(process) == code and time.monotonic() - asked < 20
@@ -123,10 +123,3 @@ def test_four_processes_with_one_call_train_each_run_once(dataset, tmp_path):
     assert all((tmp_path / f"log{number}").read_text().count(" ok ") == 4 for number in range(4))
     with runs.FileLock(str(output / "runs" / ".lock"), timeout=1):
         pass
-
-
-def _wait_for(condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)

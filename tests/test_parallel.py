@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from data_helpers import random_interactions, records, write_dataset
+from data_helpers import random_interactions, records, wait_for, write_dataset
 
 from recbole_genrec.cli import main
 
@@ -125,7 +125,7 @@ def test_what_several_processes_were_doing_is_saved_when_they_are_told_to_end(da
                  "--stopping_step=100"]
     process = subprocess.Popen([*_command(BENCHMARK, 2), *arguments, f"--output_dir={tmp_path / 'stopped'}"],
                                env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    _wait_for(lambda: list(tmp_path.glob("stopped/runs/*/checkpoints/*/state.json")))
+    wait_for(lambda: list(tmp_path.glob("stopped/runs/*/checkpoints/*/state.json")))
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0
     record, = records(tmp_path / "stopped")
@@ -163,10 +163,3 @@ from recbole_genrec.cli"""))
 def test_pieces_need_processes_and_a_language_model(options, said, dataset, tmp_path, capsys):
     assert main(["run", *options, "--dataset=tiny", f"--config_files={dataset}", f"--output_dir={tmp_path}"]) == 2
     assert re.match(f"error: {re.escape(said)}", capsys.readouterr().err)
-
-
-def _wait_for(condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
