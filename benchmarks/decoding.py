@@ -96,7 +96,7 @@ def together(batches: list[Batch]) -> Batch:
     """Prompts of all batches, padded alike."""
     width = max(batch.tokens.size(1) for batch in batches)
     wide = [torch.cat([torch.nn.functional.pad(getattr(batch, name), (0, width - batch.tokens.size(1)))
-                       for batch in batches]) for name in ("tokens", "segment", "node")]
+                       for batch in batches]) for name in ("tokens", "segment", "node", "item")]
     return Batch(wide[0], torch.cat([batch.lengths for batch in batches]), *wide[1:])
 
 

@@ -141,10 +141,12 @@ class Batch(Rows):
         segment: ``[B, T]`` int64 column of the segment matrix that each token came from.
         node: ``[B, T]`` int64 trie node that an item's token chooses among its siblings; 0 where the token is forced,
             and for the words around the items.
+        item: ``[B, T]`` int64 the item that ends at a token; 0 everywhere else.
     """
 
     segment: Tensor
     node: Tensor
+    item: Tensor
 
     @property
     def pairs(self) -> Tensor:
@@ -208,7 +210,11 @@ class PromptBuilder:
         pieces = [begin + encode(prefix) for prefix in template.prefixes] + [encode(template.suffix)]
         # Segment ids: 0 .. n_items - 1 are the items (0 is the empty padding item), then prefixes, then the suffix.
         extra = torch.tensor([token for piece in pieces for token in piece], dtype=torch.int64)
-        self.table = torch.stack([torch.cat([index.tokens, extra]), torch.cat([index.nodes, torch.zeros_like(extra)])])
+        ended = torch.zeros_like(index.tokens)
+        ended[index.lengths[1:].cumsum(0) - 1] = torch.arange(1, index.n_items)
+        none = torch.zeros_like(extra)
+        self.table = torch.stack([torch.cat([index.tokens, extra]), torch.cat([index.nodes, none]),
+                                  torch.cat([ended, none])])
         self.length = torch.cat([index.lengths, torch.tensor([len(piece) for piece in pieces])])
         self.begin = self.length.cumsum(0) - self.length
         self.first_prefix = index.n_items
@@ -261,7 +267,7 @@ class PromptBuilder:
         trunk = self.length[torch.cat([prefix, history], dim=1)].cumsum(1)  # tokens up to each of its segments' end
         own = torch.arange(column.size(1), device=column.device) + 1
         seen = torch.where(branch > 0, trunk.gather(1, branch), own)
-        return BranchedBatch(batch.tokens, batch.lengths, batch.segment, batch.node, branch, seen)
+        return BranchedBatch(batch.tokens, batch.lengths, batch.segment, batch.node, batch.item, branch, seen)
 
     def _frame(self, history: Tensor, random_instruction: bool) -> tuple[Tensor, Tensor, Tensor]:
         """``[B, 1]`` prefix, ``[B, L]`` the items that fit (0 where one was dropped), ``[B, 1]`` suffix segments."""
@@ -277,10 +283,10 @@ class PromptBuilder:
         """``[B, S]`` segment ids -> their tokens side by side."""
         lengths, to, source, place = lay_out(segments, self.begin, self.length)
         shape = (len(segments), int(lengths.max()) if len(segments) else 0)
-        tokens, segment, node = torch.zeros((3, *shape), dtype=torch.int64, device=segments.device)
-        tokens[to], node[to] = self.table[0, source], self.table[1, source]
+        tokens, segment, node, item = torch.zeros((4, *shape), dtype=torch.int64, device=segments.device)
+        tokens[to], node[to], item[to] = self.table[:, source]
         segment[to] = place
-        return Batch(tokens, lengths, segment, node)
+        return Batch(tokens, lengths, segment, node, item)
 
 
 def newest_that_fit(items: Tensor, length: Tensor, room: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def batch_of(rows: list[list[int]]) -> Batch:
     """Token rows, padded on the right."""
     lengths = torch.tensor([len(row) for row in rows])
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    return Batch(tokens, lengths, torch.zeros_like(tokens), torch.zeros_like(tokens))
+    return Batch(tokens, lengths, *(torch.zeros_like(tokens) for _ in range(3)))
 
 
 def start(model, prompts: list[list[int]]):

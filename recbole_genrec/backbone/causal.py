@@ -55,13 +55,17 @@ class CausalBackbone(Backbone):
         """``[B, T, d]`` last hidden states; the language-model head is left to :meth:`logits`, where it is needed."""
         if not isinstance(batch, BranchedBatch):
             # Causal attention never looks at padding on the right, and without a mask it skips half of the work.
-            return self._layers(input_ids=batch.tokens, use_cache=False).last_hidden_state
+            return self._layers(**self.inputs(batch), use_cache=False).last_hidden_state
         own = torch.eye(batch.tokens.size(1), dtype=torch.bool, device=batch.tokens.device)  # padding sees itself
         seen = (batch.visible & batch.mask.unsqueeze(1)) | own
         layout = {"attention_mask": additive(seen.unsqueeze(1), self.core.dtype), "position_ids": batch.position}
         if self.core.config._attn_implementation == BLOCKS:
             layout["keys"] = seen_by_block(seen)
-        return self._layers(input_ids=batch.tokens, use_cache=False, **layout).last_hidden_state
+        return self._layers(**self.inputs(batch), use_cache=False, **layout).last_hidden_state
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """What the model is given for the tokens of prompts."""
+        return {"input_ids": batch.tokens}
 
     def train(self, mode: bool = True) -> "CausalBackbone":
         """As in ``nn.Module``; in training, attention under a sparse mask goes block by block."""
@@ -116,7 +120,7 @@ class CausalBackbone(Backbone):
         expected = self.core(input_ids=tokens, use_cache=False).logits[:, 3:]
         # The shorter prompt is padded, a decoy stands in the tree: neither may be seen.
         padded = torch.nn.functional.pad(tokens[:, :3], (0, 2))
-        prompts = Batch(padded, torch.full((2,), 3, device=device), padded, padded)
+        prompts = Batch(padded, torch.full((2,), 3, device=device), padded, padded, torch.zeros_like(padded))
         state = CausalState(self, prompts)
         pushed = torch.stack([tokens[:, 3], tokens[:, 0], tokens[:, 4], tokens[:, 5]], 1)
         visible = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], device=device).bool()
@@ -144,7 +148,7 @@ class CausalState:
 
     def _read(self, prompts: Batch, cache: Cache) -> Tensor:
         """``[b, T, d]`` states of some prompts, whose keys and values go into the cache."""
-        return self.backbone.core.base_model(input_ids=prompts.tokens, attention_mask=prompts.mask.long(),
+        return self.backbone.core.base_model(**self.backbone.inputs(prompts), attention_mask=prompts.mask.long(),
                                              past_key_values=cache, use_cache=True).last_hidden_state
 
     def push(self, tokens: Tensor, visible: Tensor, depth: Tensor, intra: Tensor | None = None) -> Tensor:

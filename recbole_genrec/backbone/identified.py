@@ -1,16 +1,18 @@
-"""An encoder-decoder whose encoder also sees which user and which item each token is part of (Cao and Lio 2024)."""
+"""Backbones that are also told which item a token is part of, or the end of: tables of ID embeddings."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
 from recbole_genrec.encoder_texts.masked import MaskedBatch
+from recbole_genrec.prompt import Batch
 
 
 class IdentifiedBackbone(Seq2SeqBackbone):
-    """T5 or BART with two tables of ID embeddings, of users and of items, added to the encoder's tokens.
+    """T5 or BART with two tables of ID embeddings, of users and of items, added to the encoder's tokens (Cao, Lio 2024).
 
     Both begin as zeros, so that before the first step the model is the one that was loaded, and a user or item that
     training never sees keeps its zeros. They are trained whole, under LoRA too.
@@ -31,3 +33,25 @@ class IdentifiedBackbone(Seq2SeqBackbone):
     def encoder_inputs(self, prompts: MaskedBatch) -> Tensor:
         embedded = super().encoder_inputs(prompts)
         return embedded if self.users is None else embedded + self.users(prompts.user) + self.items(prompts.item)
+
+
+class IdentifiedCausalBackbone(CausalBackbone):
+    """A decoder-only model with a table of item embeddings, each added to the token that ends the item.
+
+    A title is read and written without it; whoever reads on after the title knows whose it was. The table begins as
+    zeros and is trained whole, as in :class:`IdentifiedBackbone`.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self.items = None
+
+    def add_table(self, items: int) -> None:
+        """Make the table; row 0 is that of all other tokens and stays zero."""
+        width = self.core.config.hidden_size
+        self.items = nn.Embedding(items, width, padding_idx=0, _weight=torch.zeros(items, width))
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        if self.items is None:
+            return super().inputs(batch)
+        return {"inputs_embeds": self.core.get_input_embeddings()(batch.tokens) + self.items(batch.item)}

@@ -15,7 +15,7 @@ from torch import Tensor
 from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.loading import compute_dtype, family_of, load_backbone, resolve
 from recbole_genrec.data.catalogue import Catalogue
-from recbole_genrec.data.windows import TARGET_ROW
+from recbole_genrec.data.windows import TARGET_ROW, one_in
 from recbole_genrec.decoding.batching import in_batches, users_that_fit
 from recbole_genrec.decoding.beam import beam_search
 from recbole_genrec.decoding.best_first import best_first
@@ -137,13 +137,10 @@ class GenerativeRecommender(SequentialRecommender):
 
     def _every(self, dataset, stride: int) -> Tensor | None:
         """``[M]`` one of every ``stride`` training samples of a user, counted back from the last; None for all."""
-        return None if stride == 1 else (self._rows_to_last(dataset) % stride == 0).nonzero().squeeze(1)
+        return None if stride == 1 else self._one_in(stride, dataset)
 
-    def _rows_to_last(self, dataset) -> Tensor:
-        """``[N]`` int64 how many rows after each training sample's target its user's last one stands."""
-        user, row = dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW]
-        last = torch.zeros(int(user.max()) + 1, dtype=row.dtype).scatter_reduce(0, user, row, "amax")
-        return last[user] - row
+    def _one_in(self, step: int, dataset) -> Tensor:
+        return one_in(step, dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW])
 
     def _tokens_before(self, sequences) -> Tensor:
         """``[n + 1]`` int64 tokens of all items before each row of the sequences."""

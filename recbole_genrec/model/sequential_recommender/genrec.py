@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recbole_genrec.backbone.identified import IdentifiedCausalBackbone
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.errors import UserError
@@ -32,6 +33,8 @@ class GenRec(GenerativeRecommender):
     title contains, instead of a comma, which 13.5 % of the published targets contain.
     """
 
+    families = {IdentifiedCausalBackbone.kind: IdentifiedCausalBackbone}
+
     @staticmethod
     def has_suffix(config) -> bool:
         """Whether a marker stands between the history and the answer."""
@@ -51,6 +54,8 @@ class GenRec(GenerativeRecommender):
         return [*self.template.prefixes, self.template.suffix]
 
     def make_prompts(self, dataset) -> PromptBuilder:
+        if self.config["item_embedding"]:
+            self.backbone.add_table(self.n_items)
         return PromptBuilder(self.index, self.tokenizer, self.template,
                              self.config["max_prompt_tokens"]).to(self.device)
 
@@ -75,8 +80,7 @@ class GenRec(GenerativeRecommender):
         """
         if self.config["layout"] == "per_target":
             return None
-        step = self.max_seq_length + (self.config["layout"] == "continuation")
-        return (self._rows_to_last(dataset) % step == 0).nonzero().squeeze(1)
+        return self._one_in(self.max_seq_length + (self.config["layout"] == "continuation"), dataset)
 
     def calculate_loss(self, interaction) -> Tensor:
         """Mean negative log-likelihood of the supervised tokens; scalar."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.backbone.identified import IdentifiedBackbone
-from recbole_genrec.data.windows import TARGET_ROW
+from recbole_genrec.data.windows import TARGET_ROW, last_of_each
 from recbole_genrec.encoder_texts.masked import MaskedBatch, MaskedTexts
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.encoder_decoder import EncoderDecoderRecommender
@@ -60,7 +60,7 @@ class GenRecT5(EncoderDecoderRecommender):
 
     def pretraining_rows(self, dataset) -> Tensor:
         """The last training sample of each user: its history and target are all the items of the text."""
-        return (self._rows_to_last(dataset) == 0).nonzero().squeeze(1)
+        return last_of_each(dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW])
 
     def training_rows(self, dataset) -> Tensor | None:
         """Samples of each user: in fine-tuning those of ``target_stride``, or the last alone."""
