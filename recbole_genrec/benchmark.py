@@ -123,8 +123,8 @@ def config_hash(config: Config, without: Collection[str] = ()) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def run(config: Config, output_dir: Path, wait: bool = True, **labels: str) -> dict[str, Any]:
-    """Train, validate and test one model on one data set with one seed, and write its record.
+def run(config: Config, output_dir: Path, wait: bool = True, test: bool = True, **labels: Any) -> dict[str, Any]:
+    """Train, validate and (unless it is a trial of a search, ``test=False``) test one model on one data set with one seed, and write its record.
 
     The same run is not carried out twice: one that is done is not trained again (``force: true`` does), one that was
     broken off is gone on with (``resume: false`` begins anew).
@@ -133,6 +133,7 @@ def run(config: Config, output_dir: Path, wait: bool = True, **labels: str) -> d
         config: the run's configuration.
         output_dir: where ``runs/`` is.
         wait: whether to wait for a process that carries out the same run.
+        test: whether the test users are looked at; where they are not, the record says ``tested: false``.
         labels: what the record shall hold besides, for example what the run is a variant of.
     Returns:
         the record; ``status`` is ``ok``, or ``failed`` with the ``reason``.
@@ -148,7 +149,8 @@ def run(config: Config, output_dir: Path, wait: bool = True, **labels: str) -> d
     facts = {"dataset": config["dataset"], "model": config["model"], "seed": config["seed"], **labels,
              "config_hash": config_hash(config), "version": __version__, "dataset_fingerprint": data.fingerprint,
              "split_fingerprint": data.split_fingerprint, "numbering_fingerprint": numbering_fingerprint(data.dataset),
-             "inputs_fingerprint": inputs_fingerprint(config), "versions": _versions(), "machine": _machine(config)}
+             "inputs_fingerprint": inputs_fingerprint(config), "versions": _versions(), "machine": _machine(config),
+             **({} if test else {"tested": False})}
     with runs.taken_by_all(output_dir, facts, config["resume"], config["force"], wait) as place:
         if place.record is not None:
             log.info("done before, as run %s; --force trains it again", place.folder.name)
@@ -165,7 +167,7 @@ def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dic
     if parallel.is_main():
         write_atomically(folder / "config.yaml", _config_yaml(config))
     try:
-        record = {**record, **_measure(config, data, peak, folder), "status": "ok"}
+        record = {**record, **_measure(config, data, peak, folder, record.get("tested", True)), "status": "ok"}
     except UserError:
         # Found before training: nothing was measured, so there is no row to keep.
         if parallel.is_main() and not (folder / "checkpoints").exists():
@@ -189,15 +191,15 @@ def _carry_out(config: Config, data: Data, peak: Peak, place: runs.Place) -> dic
     return record
 
 
-def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str, Any]:
+def _measure(config: Config, data: Data, peak: Peak, run_dir: Path, tested: bool) -> dict[str, Any]:
     """Everything that a successful run adds to its record."""
     init_seed(config["seed"], config["reproducibility"])
     model = _make_model(config, data)
     trainer, valid_result, test = _train(config, data, model, run_dir)
     counts = training_counts(data.parts[0])
-    tested, users = _test(config, data, trainer, test, counts, run_dir)
+    results, users = _test(config, data, trainer, test, counts, run_dir) if tested else ({}, None)
     record = {
-        **tested, "valid": None if valid_result is None else dict(valid_result),
+        **results, "valid": None if valid_result is None else dict(valid_result),
         "dropped_interactions": data.dataset.dropped_interactions, **_candidates(config, data, trainer),
         **trainer.cost(), "epochs_done": trainer.epochs_done, "restarts": trainer.restarts, **peak.record(),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -205,14 +207,14 @@ def _measure(config: Config, data: Data, peak: Peak, run_dir: Path) -> dict[str,
     }
     if hasattr(model, "describe"):
         record.update(model.describe())
-    if getattr(model, "generative", False):
+    if tested and getattr(model, "generative", False):
         # Listed candidates are scored: nothing is decoded.
         record.update(decode=None if trainer.candidates else config["decode"], norm=config["norm"],
                       layout=config["layout"], objective=config["objective"])
         if config["validity_users"]:
             record.update(free_generation(model, test, config["validity_users"]))
     # Last: the memory of the checks is no part of the run's.
-    record = _check(config, data, model, record, users, counts)
+    record = _check(config, data, model, record, users, counts) if tested else record
     parallel.gather(None)  # nobody is at it any more when the record is written
     return record
 

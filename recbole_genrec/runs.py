@@ -19,7 +19,8 @@ from recbole_genrec.records import write_atomically
 
 #: What makes two runs the same: all that bears on the numbers, and what the record says besides.
 _SAME = ("model", "dataset", "seed", "config_hash", "version", "dataset_fingerprint", "split_fingerprint",
-         "numbering_fingerprint", "inputs_fingerprint", "ablation", "variant", "reference_hash", "variant_hash")
+         "numbering_fingerprint", "inputs_fingerprint", "ablation", "variant", "reference_hash", "variant_hash",
+         "tested")
 _BEGUN = "run.json"
 
 
@@ -97,7 +98,8 @@ def taken_by_all(*arguments) -> Iterator[Place]:
 
 def whole(folder: Path, record: dict[str, Any]) -> bool:
     """Whether a run is done and all that it left is there."""
-    return record.get("status") == "ok" and (folder / "per_user.parquet").exists() \
+    return record.get("status") == "ok" \
+        and ((folder / "per_user.parquet").exists() or record.get("tested") is False) \
         and ((folder / "model").is_dir() or not record.get("trainable_parameters"))
 
 

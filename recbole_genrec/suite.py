@@ -74,7 +74,7 @@ def carry_out(plan: Plan, leave_busy: bool = False) -> int:
     if not parallel.is_main():
         log.setLevel(logging.ERROR)
     with parallel.together():
-        records, mistakes = _carry_out(plan.runs, plan.output_dir, leave_busy)
+        records, mistakes = carry_out_runs(plan.runs, plan.output_dir, leave_busy)
     if not parallel.is_main():
         return 0
     if not records:
@@ -95,10 +95,14 @@ def carry_out(plan: Plan, leave_busy: bool = False) -> int:
     return 1 if any(record["status"] != "ok" for record in records) else 2 if mistakes else 0
 
 
-def _carry_out(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path,
-               leave_busy: bool) -> tuple[list[dict[str, Any]], int]:
+def carry_out_runs(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path,
+                   leave_busy: bool) -> tuple[list[dict[str, Any]], int]:
     """Run after run. Those that another process is at come last: it may be done with them by then.
 
+    Args:
+        plan: of each run its configuration, and what else :func:`recbole_genrec.benchmark.run` is told.
+        output_dir: where their records go.
+        leave_busy: as in :func:`carry_out`.
     Returns:
         the records, and how many runs were refused.
     """
@@ -107,7 +111,7 @@ def _carry_out(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path,
     while queue:
         number, config, labels, wait = queue.pop(0)
         log.info("[%d/%d] %s on %s, seed %s%s", number, len(plan), config["model"], config["dataset"], config["seed"],
-                 f", {labels['variant']}" if labels else "")
+                 f", {labels['variant']}" if "variant" in labels else "")
         try:
             record = run(config, output_dir, wait, **labels)
         except Busy as busy:

@@ -1,0 +1,48 @@
+"""``recbole-genrec tune``: search settings by validation, with as many trials for every model."""
+
+from __future__ import annotations
+
+import argparse
+
+from recbole_genrec import termination
+from recbole_genrec.commands.arguments import add_data_options, names_of, overrides_of
+from recbole_genrec.runtime import keep_freed_memory, quiet
+
+_EXAMPLES = """examples:
+  %(prog)s --model=SASRec,GenRec --dataset=ml-100k --trials=8 --max_train_minutes=5
+  %(prog)s --model=GRU4Rec --dataset=amazon-toys --trials=12 --search=./mine.yaml
+  recbole-genrec run --model=SASRec --dataset=ml-100k --config_files=results/tuning/SASRec-ml-100k.yaml --seed=1,2,3
+
+Every model gets as many trials, each as long as --max_train_minutes lets it. A trial is trained and validated, never
+tested. What is given as --key=value is given to every trial and not searched. A search that was broken off goes on.
+"""
+
+
+def add(commands) -> None:
+    tune = commands.add_parser("tune", help="search settings by validation, equally long for every model",
+                               allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+                               epilog=_EXAMPLES)
+    tune.add_argument("--model", required=True, help="one or more models, separated by commas")
+    tune.add_argument("--dataset", required=True, help="one or more data sets, separated by commas")
+    tune.add_argument("--trials", type=int, default=8, help="settings to try, the model's own included "
+                                                            "(default %(default)s)")
+    tune.add_argument("--search", default=None, help="which values: a name in properties/search, or a YAML file "
+                                                     "(default: that of the model's name)")
+    tune.add_argument("--output_dir", default="results", help="tables and settings go to its folder tuning "
+                                                              "(default %(default)s)")
+    add_data_options(tune)
+    tune.set_defaults(handler=_tune, settings=[])
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    quiet()
+    keep_freed_memory()
+    with termination.handled():
+        overrides = overrides_of(arguments, "data_path")
+        from recbole_genrec.tuning import carry_out, plan_search
+
+        searches = [plan_search(model, dataset, arguments.trials, arguments.config_files.split(), overrides,
+                                arguments.search)
+                    for dataset in names_of(arguments.dataset, "--dataset")
+                    for model in names_of(arguments.model, "--model")]
+        return carry_out(searches, arguments.output_dir)
