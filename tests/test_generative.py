@@ -15,6 +15,8 @@ from recbole_genrec.evaluation.ranking import HISTORY
 from recbole_genrec.model.registry import OURS, get_model, models_of
 
 MODELS = ["GenRec", "GenRecT5", "P5", "RecSysLLM"]
+#: What else goes through all that follows: name of a model, and settings that make another of it.
+VARIANTS = {**{name: (name, {}) for name in MODELS}, "GenRec, item_embedding": ("GenRec", {"item_embedding": True})}
 SETTINGS = {"precision": "fp32", "gpu_id": "", "num_beams": 10}
 
 
@@ -29,10 +31,11 @@ def dataset(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"), random_interactions(40, 30, 6, 12))
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=VARIANTS)
 def trained(request, dataset):
     """The model after some steps, the data, and the losses on the way."""
-    config = config_of(dataset, request.param, **SETTINGS)
+    name, own = VARIANTS[request.param]
+    config = config_of(dataset, name, **SETTINGS, **own)
     data = Data.load(config)
     torch.manual_seed(1)
     model = config.model_class(config, data.parts[0])

@@ -153,6 +153,18 @@ def test_every_weight_of_a_scratch_model_gets_a_gradient(dataset, layout):
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.parameters())
 
 
+@pytest.mark.parametrize("layout", ["per_target", "shared_prefix", "continuation"])
+def test_the_embedding_of_an_item_is_seen_after_its_title_only(dataset, layout):
+    """Else a title would be predicted from its own number."""
+    model, data = make(dataset, layout=layout, item_embedding=True, MAX_ITEM_LIST_LENGTH=50)
+    rows = model.training_rows(data.parts[0])
+    row = data.parts[0].inter_feat[torch.arange(5, 6) if rows is None else rows[:1]]
+    model.calculate_loss(row).backward()
+    seen = model.backbone.items.weight.grad.abs().sum(1).nonzero().flatten().tolist()
+    assert sorted(seen) == sorted({item for item in row[model.ITEM_SEQ][0].tolist() if item})
+    assert int(row[model.ITEM_ID]) not in seen
+
+
 @pytest.mark.parametrize("objective", ["vocabulary", "catalogue"])
 @pytest.mark.parametrize("kind", ["tiny-llama", "gpt2"])
 def test_shared_prefix_has_the_loss_and_the_gradients_of_per_target(dataset, objective, kind, tmp_path):
