@@ -48,7 +48,8 @@ from recbole_genrec.version import __version__
 _NOT_HASHED = {"output_dir", "data_path", "checkpoint_dir", "gpu_id", "show_progress", "state", "device", "worker",
                "log_wandb", "wandb_project", "save_dataset", "save_dataloaders", "local_rank", "single_spec", "about",
                "published", "llm_cache", "api_key_env", "concurrency", "requests_per_minute", "request_timeout",
-               "request_retries", "resume", "force", "checkpoint_minutes", "fsdp"}
+               "request_retries", "resume", "force", "checkpoint_minutes", "fsdp",
+               "settings_label"}
 
 log = logging.getLogger("recbole_genrec")
 
@@ -124,7 +125,7 @@ def config_hash(config: Config, without: Collection[str] = ()) -> str:
 
 
 def run(config: Config, output_dir: Path, wait: bool = True, test: bool = True, **labels: Any) -> dict[str, Any]:
-    """Train, validate and (unless it is a trial of a search, ``test=False``) test one model on one data set with one seed, and write its record.
+    """Train, validate and test one model on one data set with one seed, and write its record.
 
     The same run is not carried out twice: one that is done is not trained again (``force: true`` does), one that was
     broken off is gone on with (``resume: false`` begins anew).
@@ -133,7 +134,7 @@ def run(config: Config, output_dir: Path, wait: bool = True, test: bool = True, 
         config: the run's configuration.
         output_dir: where ``runs/`` is.
         wait: whether to wait for a process that carries out the same run.
-        test: whether the test users are looked at; where they are not, the record says ``tested: false``.
+        test: False for a trial of a search: no test user is looked at, and the record says ``tested: false``.
         labels: what the record shall hold besides, for example what the run is a variant of.
     Returns:
         the record; ``status`` is ``ok``, or ``failed`` with the ``reason``.
@@ -150,7 +151,7 @@ def run(config: Config, output_dir: Path, wait: bool = True, test: bool = True, 
              "config_hash": config_hash(config), "version": __version__, "dataset_fingerprint": data.fingerprint,
              "split_fingerprint": data.split_fingerprint, "numbering_fingerprint": numbering_fingerprint(data.dataset),
              "inputs_fingerprint": inputs_fingerprint(config), "versions": _versions(), "machine": _machine(config),
-             **({} if test else {"tested": False})}
+             "settings_label": config["settings_label"], **({} if test else {"tested": False})}
     with runs.taken_by_all(output_dir, facts, config["resume"], config["force"], wait) as place:
         if place.record is not None:
             log.info("done before, as run %s; --force trains it again", place.folder.name)

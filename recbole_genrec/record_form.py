@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 _TEXTS = ("timestamp", "dataset", "model", "status", "reason", "version", "backbone", "item_index", "prompts",
-          "ablation", "variant", "config_hash", "reference_hash", "variant_hash", "dataset_fingerprint",
+          "ablation", "variant", "settings_label", "config_hash", "reference_hash", "variant_hash",
+          "dataset_fingerprint",
           "split_fingerprint", "prompt_fingerprint", "trie_fingerprint", "numbering_fingerprint",
           "candidates_fingerprint", "audit", "decode", "norm", "layout", "objective")
 _NUMBERS = ("seed", "users", "candidates", "candidate_seed", "train_seconds", "eval_users_per_second", "peak_memory_mb",

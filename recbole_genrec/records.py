@@ -28,6 +28,7 @@ COLUMNS = [
     "epochs_done", "reason", "targets_per_second", "tokens_per_second", "padding_share", "flops_per_target",
     "peak_device_memory_mb", "exact_share", "ablation", "variant",
     "item_index", "leaky", "prompts", "candidates", "candidates_fingerprint", "parse_rate", "cost_usd",
+    "settings_label",
 ]
 
 

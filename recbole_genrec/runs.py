@@ -20,7 +20,7 @@ from recbole_genrec.records import write_atomically
 #: What makes two runs the same: all that bears on the numbers, and what the record says besides.
 _SAME = ("model", "dataset", "seed", "config_hash", "version", "dataset_fingerprint", "split_fingerprint",
          "numbering_fingerprint", "inputs_fingerprint", "ablation", "variant", "reference_hash", "variant_hash",
-         "tested")
+         "settings_label", "tested")
 _BEGUN = "run.json"
 
 

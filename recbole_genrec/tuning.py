@@ -134,7 +134,9 @@ def report(search: Search, records: list[dict[str, Any]], folder: Path) -> str:
 
 def _settings(search: Search, best: int, score: float, metric: str, record: dict[str, Any]) -> str:
     settings = {key: value for key, value in {**search.given, **search.changes[best]}.items() if key not in _ELSEWHERE}
-    minutes = search.given.get("max_train_minutes")
+    if (minutes := settings.pop("max_train_minutes", None)) is not None:
+        settings["epochs"] = record["epochs_done"]  # what the minutes were worth, the same on any machine
+    settings["settings_label"] = "tuned"
     return (f"# {search.model} on {search.dataset}: the best of {len(search.changes)} trials"
             + (f" of up to {minutes} minutes" if minutes else "") + f", trial {best}, by validation {metric} "
             f"({score:.4f}).\n# Run {record['run_id']}, split {record['split_fingerprint']}.\n"

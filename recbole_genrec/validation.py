@@ -75,8 +75,8 @@ KINDS = {
     "valid_metric": str, "output_dir": str, "llm": str, "prompt": str, "title_field": str, "title_format": str,
     "true_time_field": str, "period_sampling": str, "user_features": list, "item_features": list,
     "mask_levels": dict, "task_families": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
-    "item_index": str, "semantic_model": str, "field_separator": str, "seq_separator": str, "encoding": str,
-    "endpoint": str, "api_key_env": str, "llm_cache": str, "request_options": dict,
+    "item_index": str, "settings_label": str, "semantic_model": str, "field_separator": str, "seq_separator": str,
+    "encoding": str, "endpoint": str, "api_key_env": str, "llm_cache": str, "request_options": dict,
 }
 _KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list"}
 #: Of the choices below, those that may be left open.

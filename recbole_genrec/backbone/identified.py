@@ -12,7 +12,9 @@ from recbole_genrec.prompt import Batch
 
 
 class IdentifiedBackbone(Seq2SeqBackbone):
-    """T5 or BART with two tables of ID embeddings, of users and of items, added to the encoder's tokens (Cao, Lio 2024).
+    """T5 or BART with two tables of ID embeddings, of users and of items, added to the encoder's tokens.
+
+    After Cao and Lio 2024.
 
     Both begin as zeros, so that before the first step the model is the one that was loaded, and a user or item that
     training never sees keeps its zeros. They are trained whole, under LoRA too.

@@ -72,7 +72,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _lines(rows) -> str:
-    optional = [column for column in ("backbone", "item_index", "prompts") if rows[column].notna().any()]
+    optional = [column for column in ("settings_label", "backbone", "item_index", "prompts")
+                if rows[column].notna().any()]
     lines = []
     for row in rows.to_dict("records"):
         mean = f"{row['mean']:.4f}" + ("" if math.isnan(row["sd"]) else f" ± {row['sd']:.4f}")
@@ -81,7 +82,8 @@ def _lines(rows) -> str:
                       "" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.4f}-{row['ci_high']:.4f}",
                       note or _number(row["difference"], "+.4f"), _number(row["p_t"], ".2g"),
                       _number(row["p_wilcoxon"], ".2g")])
-    head = ["model", *optional, "seeds", "mean", "95 % interval", "difference", "p (t)", "p (Wilcoxon)"]
+    head = ["model", *(column.removesuffix("_label") for column in optional), "seeds", "mean", "95 % interval",
+            "difference", "p (t)", "p (Wilcoxon)"]
     return tabulate(lines, head, disable_numparse=True,
                     colalign=["left"] * (1 + len(optional)) + ["right", "left", "left"] + ["right"] * 3)
 

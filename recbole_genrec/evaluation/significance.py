@@ -27,14 +27,14 @@ _METRIC = re.compile(r"(hit|ndcg)@([1-9]\d*)")
 #: Rows that may be compared: the same targets, ranked among the same items.
 SETTING = ["dataset", "split_fingerprint", "mask_history", "candidates_fingerprint"]
 #: What makes a row of the table, within a setting.
-GROUP = ["model", "backbone", "item_index", "ablation", "variant", "prompts"]
+GROUP = ["model", "settings_label", "backbone", "item_index", "ablation", "variant", "prompts"]
 _COLUMNS = [*SETTING, *GROUP, "leaky", "n_seeds", "mean", "sd", "ci_low", "ci_high", "baseline", "difference", "p_t",
             "p_wilcoxon", "mark", "users", "runs", "left_out"]
 #: Evaluation-only probe of a leak: no baseline to beat.
 PROBES = ("IDAdjacency",)
 #: Keys of config.yaml in which runs of one group may differ: the seed, and what bears on no number.
 FREE = {"seed", "gpu_id", "show_progress", "state", "worker", "log_wandb", "wandb_project", "save_dataset",
-         "save_dataloaders", "about", "published", "use_gpu", "reproducibility"}
+         "save_dataloaders", "about", "published", "use_gpu", "reproducibility", "settings_label"}
 
 
 def holm(p: Sequence[float]) -> list[float]:

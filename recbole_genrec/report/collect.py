@@ -116,7 +116,7 @@ def _row(runs: list[dict], note: str, older: bool, compared: dict[str, dict], na
     return {
         "label": str(newest["variant"] or newest["model"]), "model": str(newest["model"]),
         "note": " · ".join(str(fact) for fact in (
-            newest["backbone"], newest["prompts"] and f"{newest['prompts']} prompts",
+            newest["settings_label"], newest["backbone"], newest["prompts"] and f"{newest['prompts']} prompts",
             newest["item_index"] != "title" and newest["item_index"], note) if fact),
         "kind": "probe" if probe else "baseline" if newest["backbone"] is None else "generative",
         "leaky": any(bool(run.get("leaky")) for run in runs), "older": older, "impossible": "; ".join(broken),

@@ -14,7 +14,7 @@ from recbole_genrec.records import read_records
 #: Columns that are text even where they look like a number, as a hash such as "12e456789012" does.
 _TEXT = {"run_id", "timestamp", "dataset", "model", "backbone", "dataset_fingerprint", "split_fingerprint",
          "config_hash", "version", "status", "reason", "decode", "norm", "layout", "objective", "ablation", "variant",
-         "item_index", "prompts", "candidates_fingerprint"}
+         "item_index", "prompts", "settings_label", "candidates_fingerprint"}
 _NEEDED = ("run_id", "dataset", "model", "status")
 
 
