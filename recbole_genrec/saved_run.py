@@ -35,9 +35,9 @@ def read_run(run_dir: str | os.PathLike,
         UserError: no such run, no weights (which are read from safetensors and nothing else), or other data than those
             that the run was trained on.
     """
-    folder = _find_run(run_dir)
-    record = _read_record(folder)
-    config = _read_config(folder, record, data_path)
+    folder = find_run(run_dir)
+    record = read_record(folder)
+    config = read_config(folder, record, data_path)
     with warnings.catch_warnings():  # RecBole on today's pandas
         warnings.simplefilter("ignore", FutureWarning)
         data = Data.load(config)
@@ -48,7 +48,8 @@ def read_run(run_dir: str | os.PathLike,
     return record, config, data, model
 
 
-def _find_run(run_dir: str | os.PathLike) -> Path:
+def find_run(run_dir: str | os.PathLike) -> Path:
+    """The folder of a run, given as such or by its id. Raises UserError if there is none."""
     folder = Path(run_dir).expanduser()
     if not folder.is_dir():
         folder = RUNS / folder
@@ -58,7 +59,8 @@ def _find_run(run_dir: str | os.PathLike) -> Path:
     return folder
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a finished run. Raises UserError for any other."""
     try:
         record = json.loads((folder / "record.json").read_text("utf-8"))
         check_form(record)
@@ -67,13 +69,14 @@ def _read_record(folder: Path) -> dict[str, Any]:
                         f"({first_sentence(error)})") from None
     if record.get("status") != "ok":
         raise UserError(f"run '{folder.name}' has status {record.get('status')} ({record.get('reason')}): only a "
-                        "finished run can recommend")
+                        "finished run has what this needs")
     get_model(str(record.get("model")))
     check_name(str(record.get("dataset")))
     return record
 
 
-def _read_config(folder: Path, record: dict[str, Any], data_path: str | os.PathLike | None) -> Config:
+def read_config(folder: Path, record: dict[str, Any], data_path: str | os.PathLike | None) -> Config:
+    """The configuration of a run, on this machine. Raises UserError where its data set is not there."""
     model, dataset = record["model"], record["dataset"]
     known = known_keys(model, dataset)
     settings = {key: value for key, value in read_yaml(folder / "config.yaml").items() if key in known}

@@ -165,6 +165,29 @@ def test_the_embedding_of_an_item_is_seen_after_its_title_only(dataset, layout):
     assert int(row[model.ITEM_ID]) not in seen
 
 
+def test_items_are_left_out_in_training_alone_and_the_rest_is_a_history_of_its_own(dataset, monkeypatch):
+    model, data = make(dataset, layout="continuation", item_dropout=0.4, MAX_ITEM_LIST_LENGTH=50)
+    rows = data.parts[0].inter_feat[model.training_rows(data.parts[0])].gather()
+    model.prompts.n_prefixes = 1
+    whole = float(model.eval().calculate_loss(rows).detach())
+    everything = int(model.work.targets)
+    model.train()
+    torch.manual_seed(4)
+    thinned = float(model.calculate_loss(rows).detach())
+    share = int(model.work.targets) / everything
+    assert 0.5 < share < 0.8 and thinned != whole
+    torch.manual_seed(4)
+    left_out = torch.rand(rows[model.ITEM_SEQ].shape) < 0.4
+    model.config["item_dropout"] = 0.0
+    rows.interaction[model.ITEM_SEQ] = rows[model.ITEM_SEQ].masked_fill(left_out, 0)
+    assert float(model.calculate_loss(rows).detach()) == pytest.approx(thinned, rel=1e-6)
+    # Where an item is left out, what remains is laid out as if it had never been there.
+    kept = [[item for item in row if item] for row in rows[model.ITEM_SEQ].tolist()]
+    width = max(map(len, kept))
+    rows.interaction[model.ITEM_SEQ] = torch.tensor([row + [0] * (width - len(row)) for row in kept])
+    assert float(model.calculate_loss(rows).detach()) == pytest.approx(thinned, rel=1e-6)
+
+
 @pytest.mark.parametrize("objective", ["vocabulary", "catalogue"])
 @pytest.mark.parametrize("kind", ["tiny-llama", "gpt2"])
 def test_shared_prefix_has_the_loss_and_the_gradients_of_per_target(dataset, objective, kind, tmp_path):

@@ -85,6 +85,9 @@ class GenRec(GenerativeRecommender):
     def calculate_loss(self, interaction) -> Tensor:
         """Mean negative log-likelihood of the supervised tokens; scalar."""
         history = interaction[self.ITEM_SEQ]
+        if self.training and self.config["item_dropout"]:
+            left_out = torch.rand(history.shape, device=history.device) < self.config["item_dropout"]
+            history = history.masked_fill(left_out, 0)
         lay_out = self.prompts.branched if self.config["layout"] == "shared_prefix" else self.prompts
         batch = lay_out(history, interaction[self.ITEM_ID], random_instruction=True)
         titles = self._titles(batch, history.size(1))[:, 1:]  # the first token is never learnt: nothing is before it
