@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.significance import interval, user_gains
+from recbole_genrec.evaluation.significance import METRIC, interval, user_gains
 from recbole_genrec.records import writable_folder
 from recbole_genrec.saved_run import find_run, read_config, read_record
 from recbole_genrec.suite import carry_out_runs
@@ -60,9 +60,7 @@ def compared(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> list[lis
         if old.get(key) != new.get(key):
             raise UserError(f"run '{folder.name}' was tested otherwise: {key} {old.get(key)}, now {new.get(key)}")
     lines = []
-    for metric in (f"{name}@{k}" for name in ("hit", "ndcg") for k in (5, 10, 20)):
-        if old.get(metric) is None or new.get(metric) is None:
-            continue
+    for metric in (key for key in old if METRIC.fullmatch(key) and new.get(key) is not None):
         users = user_gains(folder / "per_user.parquet", metric)
         if users is None:
             raise UserError(f"run '{folder.name}' has no per_user.parquet that can be read")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from data_helpers import random_interactions, records, write_dataset
 
+from dataset_converters.__main__ import main as convert
 from recbole_genrec.cli import main, parse
 from recbole_genrec.commands.arguments import overrides_of
 from recbole_genrec.suite import gather_settings
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
 QUICK = ["--epochs=1", "--train_batch_size=64", "--validity_users=0", "--gradient_accumulation_steps=1"]
 
 
@@ -81,6 +87,73 @@ def test_a_prompt_of_another_form_is_one_sentence(dataset, tmp_path, capsys, mod
                  f"--output_dir={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A copy of the package, to put files into."""
+    for folder in ("recbole_genrec", "properties"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / "checkout" / folder,
+                        ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "checkout"
+
+
+def in_checkout(checkout: Path, command: str, dataset: Path, output: Path) -> list[dict]:
+    """The records of a command of a page, carried out by the copy."""
+    words = shlex.split(command.replace("--dataset=ml-100k", "--dataset=tiny"))[1:]
+    done = subprocess.run([sys.executable, "-m", "recbole_genrec", *words, *QUICK, f"--config_files={dataset}",
+                           f"--output_dir={output}"], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(checkout)})
+    assert done.returncode == 0, done.stderr
+    return records(output)
+
+
+def test_a_model_of_ones_own(dataset, checkout, tmp_path):
+    page = (DOCS / "new-model.md").read_text("utf-8")
+    module, = re.findall(r"`(recbole_genrec/model/sequential_recommender/markovchain\.py)`", page)
+    settings, = re.findall(r"`(properties/model/MarkovChain\.yaml)`", page)
+    (checkout / module).write_text(*blocks("new-model.md", "python"), "utf-8")
+    (checkout / settings).write_text(*blocks("new-model.md", "yaml"), "utf-8")
+    command, = blocks("new-model.md", "bash")
+    chain, pop = in_checkout(checkout, command, dataset, tmp_path / "out")
+    assert chain["model"] == "MarkovChain" and chain["status"] == "ok" and chain["users"] == pop["users"]
+    assert chain["split_fingerprint"] == pop["split_fingerprint"]
+
+
+def test_a_backbone_of_ones_own(dataset, checkout, tmp_path):
+    page = (DOCS / "new-backbone.md").read_text("utf-8")
+    target, = re.findall(r"`(properties/backbone/small-qwen\.yaml)`", page)
+    (checkout / target).write_text(*blocks("new-backbone.md", "yaml"), "utf-8")
+    _, command = blocks("new-backbone.md", "bash")
+    record, = in_checkout(checkout, command, dataset, tmp_path / "out")
+    assert record["status"] == "ok" and record["backbone"] == "small-qwen"
+
+
+def test_a_data_set_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    items = ["mug", "plate", "mug2", "spoon", *(f"thing{number}" for number in range(26))]
+    users = ["anna mug plate mug2 spoon"]
+    users += [" ".join([f"user{user}", *(items[(user * 7 + step * step) % 30] for step in (0, 1, 2, 3, 5))])
+              for user in range(12)]
+    Path("sequences.txt").write_text("".join(f"{line}\n" for line in users))
+    Path("titles.tsv").write_text("".join(f"{item}\tThe {item}\n" for item in items))
+    conversion, commands = blocks("new-dataset.md", "bash")
+    assert convert(shlex.split(conversion)[3:]) == 0
+    Path("shop.yaml").write_text(*blocks("new-dataset.md", "yaml"), "utf-8")
+    check, run_all = commands.splitlines()
+    assert main(shlex.split(check)[1:]) == 0
+    assert main([*shlex.split(run_all)[1:], *QUICK, "--topk=[5,10]", "--valid_metric=NDCG@10"]) == 0
+    assert {record["model"]: record["status"] for record in records(Path("results"))} == dict.fromkeys(
+        ("GenRec", "SASRecPlus", "Pop"), "ok")
+
+
+def test_every_model_has_a_card_and_every_link_in_the_docs_leads_somewhere():
+    cards = "".join(path.read_text("utf-8") for path in (DOCS / "models").glob("*.md"))
+    assert all(f"# {name}\n" in cards for name in ("GenRec", "RecSysLLM", "GenRecT5", "P5", "SASRecPlus"))
+    for page in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "results" / "README.md"]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+            if not link.startswith(("http", "#")):
+                assert (page.parent / link.partition("#")[0]).exists(), f"{page.name}: {link}"
 
 
 def test_the_commands_for_several_processes_are_understood():

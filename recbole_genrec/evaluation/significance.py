@@ -23,7 +23,8 @@ from recbole_genrec.settings import DUMPED, read_yaml
 
 #: A mark for a p-value (corrected, see :func:`holm`) below each of these.
 _MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-_METRIC = re.compile(r"(hit|ndcg)@([1-9]\d*)")
+#: A metric of which each user's share is known.
+METRIC = re.compile(r"(hit|ndcg)@([1-9]\d*)")
 #: Rows that may be compared: the same targets, ranked among the same items.
 SETTING = ["dataset", "split_fingerprint", "mask_history", "candidates_fingerprint"]
 #: What makes a row of the table, within a setting.
@@ -67,7 +68,7 @@ def gains(rank: np.ndarray, metric: str) -> np.ndarray:
 
 def parse(metric: str) -> tuple[str, int]:
     """``"ndcg@10"`` -> ``("ndcg", 10)``. Raises UserError for anything but hit and ndcg at some k."""
-    match = _METRIC.fullmatch(metric)
+    match = METRIC.fullmatch(metric)
     if match is None:
         raise UserError(f"metric '{metric}' is not hit@K or ndcg@K, such as ndcg@10")
     return match[1], int(match[2])
