@@ -33,7 +33,7 @@ def again(run: Path, output: Path) -> list[str]:
 
 def test_the_same_settings_give_the_same_figures(done, tmp_path, capsys):
     assert main(again(done, tmp_path)) == 0
-    assert capsys.readouterr().out.count("equal") == 4
+    assert capsys.readouterr().out.count("equal") == 6
     old, new = read_record(done), records(tmp_path)[0]
     assert new["run_id"] != old["run_id"] and new["config_hash"] == old["config_hash"]
     assert new["settings_label"] == "small" and new["valid"] == old["valid"]
@@ -76,7 +76,11 @@ def cheapest() -> dict[str, Path]:
     return {model: folder for model, (_, folder) in sorted(found.items())}
 
 
-@pytest.mark.parametrize("model", [pytest.param(model, marks=[] if model in ("Pop", "IDAdjacency") else pytest.mark.slow)
+#: Done in seconds.
+_QUICK = ("Pop", "IDAdjacency")
+
+
+@pytest.mark.parametrize("model", [model if model in _QUICK else pytest.param(model, marks=pytest.mark.slow)
                                    for model in cheapest()])
 def test_the_cheapest_row_of_each_model_comes_out_again(model, tmp_path, capsys):
     code = main(["reproduce", str(cheapest()[model]), f"--output_dir={tmp_path}"])
