@@ -199,3 +199,15 @@ def test_mistakes_are_one_sentence(dataset, settings, message):
     with pytest.raises(UserError, match=message) as caught:
         P5.check_config(config_of(dataset, "P5", gpu_id="", **settings))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name, table", [("P5", "words.weight"), ("GenRecT5", "items.weight")])
+def test_a_model_of_ours_brings_its_tables_along_but_not_those_of_its_catalogue(dataset, tmp_path, name, table):
+    model, _ = made(name, dataset)
+    with torch.no_grad():
+        model.backbone.get_parameter(table).normal_()
+    model.save_pretrained(tmp_path)
+    other, _ = made(name, dataset, llm=str(tmp_path))
+    assert other.pretrained
+    taken = torch.equal(other.backbone.get_parameter(table), model.backbone.get_parameter(table))
+    assert taken is (name == "P5")

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,18 +19,24 @@ from test_converter_amazon import META_2014, review
 from test_converter_yelp import BUSINESS, BUSINESSES, REVIEW
 from test_converter_yelp import review as yelp_review
 
-from recbole_genrec import suite
+from recbole_genrec import suite, tuning
 from recbole_genrec.ablation import read_ablation
 from recbole_genrec.backbone import loading
 from recbole_genrec.cli import main
-from recbole_genrec.records import leaderboard_csv, write_atomically
+from recbole_genrec.records import leaderboard_csv, read_records, write_atomically
+from recbole_genrec.report.front import front_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text("utf-8"), re.DOTALL)
+#: The README, and the pages that go on where it ends; worked examples are in test_docs.py.
+PAGES = ["README.md", *(f"docs/{page}.md" for page in ("use", "data", "items-and-backbones", "zero-shot", "evidence",
+                                                       "speed", "models/recsysllm", "models/genrect5"))]
+BLOCKS = [block for page in PAGES
+          for block in re.findall(r"```bash\n(.*?)```", (REPOSITORY / page).read_text("utf-8"), re.DOTALL)]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 SHORT = [line for line in COMMANDS if line.startswith("python -m dataset_converters") or "check-data" in line
          or line.endswith("--help")]
 REPORTS = [line for line in COMMANDS if line.startswith("recbole-genrec report") and line not in SHORT]
+SEARCHES = [line for line in COMMANDS if line.startswith("recbole-genrec tune")]
 RUNS = [line for line in COMMANDS if re.match("recbole-genrec run --model", line)]
 
 
@@ -55,14 +62,14 @@ def raw_dumps(folder: Path) -> None:
 
 def test_the_readme_has_commands():
     assert len(SHORT) >= 6 and len(RUNS) >= 2 and len(REPORTS) >= 2
-    known = (*SHORT, *RUNS)
+    known = (*SHORT, *RUNS, *SEARCHES)
     rest = [line for line in COMMANDS if line not in known]
     # .ci/run has the first; test_significance.py, test_audit.py and the tests of reports below have the last.
     others = r"python3\.11 -m venv|pip install|recbole-genrec (compare|audit|report) "
     assert all(re.match(others, line) for line in rest), rest
 
 
-@pytest.mark.parametrize("name", ["README.md", "results/README.md"])
+@pytest.mark.parametrize("name", [*PAGES, "results/README.md"])
 def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere(name):
     text = (REPOSITORY / name).read_text("utf-8")
     prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
@@ -95,6 +102,7 @@ def test_a_run_is_planned_as_the_readme_says(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suite, "run", lambda config, folder, wait, **labels:
                         planned.append((config, labels)) or {"status": "ok"})
+    shutil.copytree(REPOSITORY / "results" / "tuning", tmp_path / "results" / "tuning")
     for name in ("my-llama", "my-glm"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
@@ -106,6 +114,24 @@ def test_a_run_is_planned_as_the_readme_says(command, tmp_path, monkeypatch):
     assert [(config["model"], str(config["seed"]), labels.get("variant")) for config, labels in planned] == [
         (m, s, variant) for s in seeds for m in models for variant in variants]
     assert loading.resolve("my-llama") == "my-llama"
+
+
+@pytest.mark.parametrize("command", SEARCHES)
+def test_a_search_is_planned_as_the_readme_says(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    planned = []
+    monkeypatch.setattr(tuning, "carry_out_runs", lambda plan, *_: planned.extend(plan) or ([], 0))
+    assert main(shlex.split(command)[1:]) == 0
+    trials = int(re.search(r"--trials=(\d+)", command)[1])
+    assert len(planned) == trials * (command.partition("--dataset")[0].count(",") + 1)
+    assert all(options == {"test": False} for _, options in planned) and "nothing was measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dataset", ["ml-100k", "amazon-toys"])
+def test_the_tables_are_those_of_the_committed_records(dataset):
+    results, readme = REPOSITORY / "results", (REPOSITORY / "README.md").read_text("utf-8")
+    table, = re.findall(rf"<!-- table: {dataset} -->\n(.*?)<!-- end -->", readme, re.DOTALL)
+    assert table == front_table(read_records(results)[0], results, dataset)
 
 
 @pytest.mark.parametrize("command", REPORTS)

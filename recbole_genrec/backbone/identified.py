@@ -20,6 +20,7 @@ class IdentifiedBackbone(Seq2SeqBackbone):
     training never sees keeps its zeros. They are trained whole, under LoRA too.
     """
 
+    of_catalogue = frozenset({"users.weight", "items.weight"})
     extra_tokens = ("<extra_id_0>",)  # the mask of vocabularies that have no mask token
 
     def __init__(self, model: nn.Module):
@@ -43,6 +44,8 @@ class IdentifiedCausalBackbone(CausalBackbone):
     A title is read and written without it; whoever reads on after the title knows whose it was. The table begins as
     zeros and is trained whole, as in :class:`IdentifiedBackbone`.
     """
+
+    of_catalogue = frozenset({"items.weight"})
 
     def __init__(self, model: nn.Module):
         super().__init__(model)

@@ -32,6 +32,8 @@ def add(commands) -> None:
                                                                  "goes (default results)")
     compare.add_argument("--dataset", default=None, help="of this data set only")
     compare.add_argument("--metric", default="ndcg@10", help="hit@K or ndcg@K (default ndcg@10)")
+    compare.add_argument("--front", action="store_true", help="print the table of a front page instead, as Markdown, with "
+                                                              "costs; needs --dataset")
     compare.set_defaults(handler=_compare)
     audit = commands.add_parser("audit", help="tell whether the rows of a table can be true", allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_AUDIT_EXAMPLES,
@@ -45,11 +47,17 @@ def _compare(arguments: argparse.Namespace) -> int:
     """Print each model against the best baseline, a table a split, and write ``<output_dir>/significance.csv``."""
     from recbole_genrec.evaluation.significance import SETTING, compare
     from recbole_genrec.records import csv_cell, read_records, write_atomically
+    from recbole_genrec.report.front import front_table
 
     output_dir, metric = Path(arguments.output_dir).expanduser(), arguments.metric
     records, broken = read_records(output_dir)
     for path in broken:
         print(f"warning: {path} cannot be read and is left out", file=sys.stderr)
+    if arguments.front:
+        if arguments.dataset is None or metric != "ndcg@10":
+            raise UserError("--front needs --dataset, and has hit@10 and ndcg@10 only")
+        print(front_table(records, output_dir, arguments.dataset), end="")
+        return 0
     table = compare(records, output_dir, metric, arguments.dataset)
     path = output_dir / "significance.csv"
     write_atomically(path, table.assign(metric=metric).map(csv_cell).to_csv(index=False, lineterminator="\n"))

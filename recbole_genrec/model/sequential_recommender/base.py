@@ -30,6 +30,10 @@ from recbole_genrec.index.registry import gather
 from recbole_genrec.prompt import Rows
 
 
+#: File of a saved model that holds what we added to the Hugging Face model.
+ADDITIONS = "additions.safetensors"
+
+
 class GenerativeRecommender(SequentialRecommender):
     """A language model that spells the next item token by token (RecBole model).
 
@@ -62,6 +66,7 @@ class GenerativeRecommender(SequentialRecommender):
         self.index = self.make_index(gather(config["item_index"], material, dataset))
         self.trie = self.index.trie.to(self.device)
         self.prompts = self.make_prompts(dataset)
+        self._take_over(Path(str(config["llm"])).expanduser() / ADDITIONS)
         self.dtype = compute_dtype(config)
         self.topk = max(config["topk"])
         chosen = config["prompt_eval"]
@@ -281,7 +286,7 @@ class GenerativeRecommender(SequentialRecommender):
         # peft would add the whole embedding where tokens were added to it; their rows are in the adapter.
         self.backbone.model.save_pretrained(folder, **({"save_embedding_layers": False} if self.pretrained else {}))
         if additions := self._additions():
-            save_file(additions, folder / "additions.safetensors")
+            save_file(additions, folder / ADDITIONS)
         self.tokenizer.save_pretrained(folder)
         (folder / "genrec.json").write_text(json.dumps({"llm": str(self.config["llm"]), "pretrained": self.pretrained,
                                                         "trie_fingerprint": self.index.fingerprint}))
@@ -298,8 +303,15 @@ class GenerativeRecommender(SequentialRecommender):
             self.backbone.model.load_state_dict(weights, strict=False)  # tied weights are stored once
             self.backbone.model.tie_weights()
         if self._additions():
-            self.backbone.load_state_dict(load_file(folder / "additions.safetensors", device=str(self.device)),
-                                          strict=False)
+            self.backbone.load_state_dict(load_file(folder / ADDITIONS, device=str(self.device)), strict=False)
+
+    def _take_over(self, file: Path) -> None:
+        """Where ``llm`` is a folder that one of our runs left: its tables too, but for those of its own catalogue."""
+        if self.pretrained and file.is_file():
+            own, found = self._additions(), load_file(file)
+            self.backbone.load_state_dict({name: weight for name, weight in found.items() if name in own
+                                           and name not in self.backbone.of_catalogue
+                                           and own[name].shape == weight.shape}, strict=False)
 
     def _additions(self) -> dict[str, Tensor]:
         """Weights of the backbone that are not the Hugging Face model's."""
