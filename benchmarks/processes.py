@@ -45,10 +45,10 @@ def _train_a_little(llm: str, fsdp: bool, output: Path) -> None:
     import torch
     from recbole.utils import init_seed
 
-    from recbole_genrec import parallel
     from recbole_genrec.benchmark import Data
     from recbole_genrec.config import Config
     from recbole_genrec.evaluation.cost import Peak
+    from recbole_genrec.running import parallel
     from recbole_genrec.trainer import GenRecTrainer
 
     torch.set_num_threads(1)

@@ -22,8 +22,6 @@ from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import init_seed
 from torch import Tensor
 
-from recbole_genrec import failures, parallel, runs, termination
-from recbole_genrec.checkpoint import Checkpoints
 from recbole_genrec.config import Config
 from recbole_genrec.data.bucketing import LikeLength
 from recbole_genrec.data.dataset import GenRecDataset
@@ -37,9 +35,11 @@ from recbole_genrec.evaluation.cost import Peak, processor
 from recbole_genrec.evaluation.popularity import list_metrics, training_counts
 from recbole_genrec.evaluation.significance import gains
 from recbole_genrec.evaluation.validity import free_generation
-from recbole_genrec.inputs import inputs_fingerprint
 from recbole_genrec.records import write_atomically, write_record
-from recbole_genrec.termination import Terminated
+from recbole_genrec.running import failures, parallel, runs, termination
+from recbole_genrec.running.checkpoint import Checkpoints
+from recbole_genrec.running.inputs import inputs_fingerprint
+from recbole_genrec.running.termination import Terminated
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer, two_stages
 from recbole_genrec.validation import check_dataset
 from recbole_genrec.version import __version__

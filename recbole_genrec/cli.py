@@ -8,7 +8,7 @@ import sys
 
 from recbole_genrec.commands import COMMANDS, arguments
 from recbole_genrec.errors import UserError
-from recbole_genrec.termination import EXIT_CODES, Terminated
+from recbole_genrec.running.termination import EXIT_CODES, Terminated
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ import recbole.config
 from recbole_genrec.compat import restore_numpy_aliases
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.registry import get_model
-from recbole_genrec.parallel import own_gpu
+from recbole_genrec.running.parallel import own_gpu
 from recbole_genrec.settings import merge, our_properties, read_yaml
 from recbole_genrec.validation import check_kinds, check_values
 

@@ -11,16 +11,16 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_genrec import failures, parallel, termination
 from recbole_genrec.ablation import Ablation, read_ablation
 from recbole_genrec.benchmark import config_hash, run
 from recbole_genrec.config import Config
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.registry import get_model
 from recbole_genrec.records import rows_of, update_leaderboard, writable_folder
-from recbole_genrec.runs import Busy
+from recbole_genrec.running import failures, parallel, termination
+from recbole_genrec.running.runs import Busy
+from recbole_genrec.running.termination import Terminated
 from recbole_genrec.settings import check_name, merge, read_yaml
-from recbole_genrec.termination import Terminated
 from recbole_genrec.validation import check_dataset, check_keys, known_keys
 
 log = logging.getLogger("recbole_genrec")

@@ -19,13 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from recbole_genrec import parallel, termination
-from recbole_genrec.checkpoint import (Checkpoints, flush, model_state, optimizer_state, random_state, set_model_state,
-                                       set_optimizer_state, set_random_state)
 from recbole_genrec.evaluation.cost import Work, training_cost
 from recbole_genrec.evaluation.fair import FairTrainer
-from recbole_genrec.failures import Diverged
-from recbole_genrec.weights import load_weights, save_weights, weights_are_whole
+from recbole_genrec.running import parallel, termination
+from recbole_genrec.running.checkpoint import (Checkpoints, flush, model_state, optimizer_state, random_state,
+                                               set_model_state, set_optimizer_state, set_random_state)
+from recbole_genrec.running.failures import Diverged
+from recbole_genrec.running.weights import load_weights, save_weights, weights_are_whole
 
 log = logging.getLogger("recbole_genrec")
 

@@ -11,9 +11,9 @@ from typing import Any, Iterable
 import recbole
 from recbole.utils import FeatureType
 
-from recbole_genrec import parallel
 from recbole_genrec.errors import UserError, did_you_mean
 from recbole_genrec.index.registry import find_index
+from recbole_genrec.running import parallel
 from recbole_genrec.settings import our_properties, property_file, property_names, read_yaml
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from data_helpers import NAME, random_interactions, records, write_dataset
 
-from recbole_genrec import failures
 from recbole_genrec.cli import main
 from recbole_genrec.model.registry import get_model
+from recbole_genrec.running import failures
 from recbole_genrec.trainer import GenRecTrainer
 
 

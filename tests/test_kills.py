@@ -16,7 +16,7 @@ import pytest
 from data_helpers import random_interactions, records, wait_for, write_dataset
 from safetensors.torch import load_file
 
-from recbole_genrec import runs
+from recbole_genrec.running import runs
 
 KILLS = 24
 OPTIONS = {

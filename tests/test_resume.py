@@ -12,9 +12,9 @@ import torch
 from data_helpers import config_of, random_interactions, records, write_dataset
 from safetensors.torch import load_file
 
-from recbole_genrec import runs
 from recbole_genrec.benchmark import run
-from recbole_genrec.checkpoint import Checkpoints
+from recbole_genrec.running import runs
+from recbole_genrec.running.checkpoint import Checkpoints
 from recbole_genrec.settings import property_file
 from recbole_genrec.trainer import GenRecTrainer
 
@@ -198,7 +198,7 @@ def test_two_states_are_kept_and_a_failed_write_leaves_them(tmp_path, monkeypatc
     tensors, state = states.read()
     assert state["number"] == 3 and tensors["weights"]["w"].tolist() == [3.0] * 3
     with monkeypatch.context() as patch:
-        patch.setattr("recbole_genrec.checkpoint.os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr("recbole_genrec.running.checkpoint.os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError):
             states.write({"weights": {"w": torch.zeros(3)}}, {"number": 4})
     assert len(list(states.folder.iterdir())) == 2 and states.read()[1]["number"] == 3

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from recbole_genrec import termination
-from recbole_genrec.termination import Terminated
+from recbole_genrec.running import termination
+from recbole_genrec.running.termination import Terminated
 
 
 def _send(number: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from recbole_genrec.commands.arguments import add_data_options, names_of, overrides_of
-from recbole_genrec.runtime import keep_freed_memory, quiet
+from recbole_genrec.running.runtime import keep_freed_memory, quiet
 
 _EXAMPLES = """examples:
   %(prog)s --dataset=ml-100k

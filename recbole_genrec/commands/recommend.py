@@ -10,7 +10,7 @@ from dataclasses import asdict
 from tabulate import tabulate
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.runtime import quiet
+from recbole_genrec.running.runtime import quiet
 
 _EXAMPLES = """examples:
   %(prog)s --run results/runs/RUN_ID --history "Toy Story" "GoldenEye"

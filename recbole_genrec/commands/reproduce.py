@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from recbole_genrec import termination
-from recbole_genrec.runtime import keep_freed_memory, quiet
+from recbole_genrec.running import termination
+from recbole_genrec.running.runtime import keep_freed_memory, quiet
 
 _EXAMPLES = """examples:
   %(prog)s results/runs/ml-100k-Pop-2023-20261121-060851-ab9801

@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 
-from recbole_genrec import termination
 from recbole_genrec.commands.arguments import add_data_options, names_of, overrides_of, seeds_of
-from recbole_genrec.runtime import keep_freed_memory, quiet
+from recbole_genrec.running import termination
+from recbole_genrec.running.runtime import keep_freed_memory, quiet
 
 _EXAMPLES = """examples:
   %(prog)s --model=GenRec --dataset=ml-100k

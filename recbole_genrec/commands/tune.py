@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from recbole_genrec import termination
 from recbole_genrec.commands.arguments import add_data_options, names_of, overrides_of
-from recbole_genrec.runtime import keep_freed_memory, quiet
+from recbole_genrec.running import termination
+from recbole_genrec.running.runtime import keep_freed_memory, quiet
 
 _EXAMPLES = """examples:
   %(prog)s --model=SASRec,GenRec --dataset=ml-100k --trials=8 --max_train_minutes=5

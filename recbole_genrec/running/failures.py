@@ -6,7 +6,6 @@ import errno
 
 import torch
 
-
 _LOSS = "the loss became"
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from recbole_genrec import parallel
 from recbole_genrec.records import write_atomically
+from recbole_genrec.running import parallel
 
 #: What makes two runs the same: all that bears on the numbers, and what the record says besides.
 _SAME = ("model", "dataset", "seed", "config_hash", "version", "dataset_fingerprint", "split_fingerprint",

@@ -1,0 +1,1 @@
+"""What a run is apart from its model: its folder, states of training, signals, reasons of failure, processes."""
