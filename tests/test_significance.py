@@ -268,3 +268,31 @@ def test_a_mistake_is_one_line(six_runs, capsys, call, said):
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.count("\n") == 1 and not Path("nowhere").exists()
     assert not Path("out/significance.csv").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- the front page
+
+def test_settings_with_a_name_of_their_own_are_a_row_of_their_own(six_runs):
+    add("SASRec", 1, ranks(1, 7), settings_label="tuned")
+    rows = compare(read_records(Path("out"))[0], "out").query("model == 'SASRec'")
+    assert dict(zip(rows["settings_label"].fillna(""), rows["n_seeds"])) == {"tuned": 1, "": 3}
+    assert rows["baseline"].sum() == 1
+
+
+def test_the_front_table_says_what_compare_says(six_runs, capsys):
+    add("SASRec", 1, ranks(1, 7), settings_label="tuned", train_seconds=90.0, eval_users_per_second=1234.0)
+    add("IDAdjacency", 1, ranks(0, 8))
+    add("P5", 1, ranks(3, 9), backbone="tiny-t5", prompts="seen", item_index="sequential", leaky=True)
+    expected = compare(read_records(Path("out"))[0], "out")
+    assert main(["compare", "--front", "--dataset=D", "--output_dir=out"]) == 0
+    head, _, *lines = [[cell.strip() for cell in line.strip("|\n").split("|")]
+                       for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == len(expected)
+    for line, row in zip(lines, expected.to_dict("records")):
+        cells = dict(zip(head, line))
+        assert cells["model"].strip("*") == row["model"] and cells["model"].startswith("**") is row["baseline"]
+        assert cells["ndcg@10"].startswith(f"{row['mean']:.4f}"[1:]) and cells["seeds"] == str(row["n_seeds"])
+        assert ("**leaky**" in line[1]) is (row["leaky"] or row["model"] == "IDAdjacency")
+        if row["settings_label"] == "tuned":
+            assert (cells["training, min"], cells["users/s"]) == ("1.5", "1,234") and "tuned" in line[1]
+    assert main(["compare", "--front", "--output_dir=out"]) == 2
