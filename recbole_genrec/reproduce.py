@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from recbole_genrec.benchmark import Data
+from recbole_genrec.config import Config
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.significance import METRIC, interval, user_gains
+from recbole_genrec.evaluation.significance import METRIC, interval, rows_with_files, user_gains
 from recbole_genrec.records import writable_folder
-from recbole_genrec.saved_run import find_run, read_config, read_record
+from recbole_genrec.running import parallel
+from recbole_genrec.saved_run import check_data, find_run, read_config, read_record
 from recbole_genrec.suite import carry_out_runs
+from recbole_genrec.tuning import epochs_for_minutes
 
-#: What must be equal for two runs to be of the same test.
-_SAME_TEST = ("split_fingerprint", "mask_history", "candidates_fingerprint")
+log = logging.getLogger("recbole_genrec")
 
 
 def reproduce(runs: list[str], output_dir: str, data_path: str | None = None) -> int:
@@ -28,44 +31,69 @@ def reproduce(runs: list[str], output_dir: str, data_path: str | None = None) ->
         output_dir: where the new records go.
         data_path: folder that holds the data sets; None: ``dataset``.
     Returns:
-        0 if all agree, 1 if a run failed or a metric does not agree.
+        0 if all agree, 1 if a run failed or a metric does not agree, 2 if a run was refused.
     Raises:
-        UserError: no such run, or no such data, before anything is trained.
+        UserError: no such run, one without every user's list, or other data, before anything is trained.
     """
-    old = [(folder := find_run(run), read_record(folder)) for run in runs]
-    plan = [(read_config(folder, record, data_path),
-             {key: record[key] for key in ("ablation", "variant", "reference_hash", "variant_hash") if record.get(key)})
-            for folder, record in old]
-    target = writable_folder(Path(os.path.expanduser(output_dir)))
-    agreed = True
-    for (folder, record), (config, labels) in zip(old, plan):
+    if parallel.size() > 1:
+        raise UserError("reproduce runs in one process: start it without torchrun")
+    plan = [_plan(find_run(run), data_path) for run in runs]
+    target = writable_folder(Path(output_dir).expanduser())
+    code = 0
+    for rows, config, labels in plan:
         records, mistakes = carry_out_runs([(config, labels)], target, False)
         if mistakes or records[0]["status"] != "ok":
-            agreed = False
+            code = 2 if mistakes else max(code, 1)
             continue
-        lines = compared(folder, record, records[0])
-        agreed &= all(line[-1] != "outside" for line in lines)
-        print(f"\n{folder.name}, again as {records[0]['run_id']}")
+        lines = compared(rows, rows_with_files(records[0], target))
+        if any(line[-1] == "outside" for line in lines):
+            code = max(code, 1)
+        print(f"\n{rows[0]['run_id']}, again as {records[0]['run_id']}")
         print(tabulate(lines, ["metric", "record", "95 % interval", "again", ""], floatfmt=".4f"))
-    return 0 if agreed else 1
+    return code
 
 
-def compared(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> list[list]:
+def _plan(folder: Path, data_path: str | None) -> tuple[list[dict[str, Any]], Config, dict[str, Any]]:
+    """The rows of an old run, how to carry it out again, and the labels of its record."""
+    record = read_record(folder)
+    rows = rows_with_files(record, folder.parents[1])
+    if record.get("tested") is False:
+        raise UserError(f"run '{folder.name}' is a trial of a search: it was not tested")
+    for row in rows:
+        if not (metrics := _metrics(row)) or user_gains(row["users_file"], metrics[0]) is None:
+            raise UserError(f"run '{folder.name}' has no hit@K or ndcg@K with every user's list to compare with")
+    config = read_config(folder, record, data_path)
+    check_data(folder, record, Data.load(config))
+    config["force"] = True  # what was measured again before is no new measurement
+    if config["max_train_minutes"]:
+        epochs = epochs_for_minutes(config, record)
+        if epochs is None:
+            log.warning("warning: run %s went by max_train_minutes: on another machine it is another training",
+                        folder.name)
+        else:
+            config["epochs"], config["max_train_minutes"] = epochs, None
+    labels = ("ablation", "variant", "reference_hash", "variant_hash")
+    return rows, config, {key: record[key] for key in labels if record.get(key)}
+
+
+def compared(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[list]:
     """Of each metric: its name, the old value, its interval, the new value, and ``equal``, ``within`` or ``outside``.
 
-    Raises:
-        UserError: the two were not tested on the same targets, or the old run's users cannot be read.
+    Args:
+        old, new: the rows of a run, one for each set of prompts.
     """
-    for key in _SAME_TEST:
-        if old.get(key) != new.get(key):
-            raise UserError(f"run '{folder.name}' was tested otherwise: {key} {old.get(key)}, now {new.get(key)}")
     lines = []
-    for metric in (key for key in old if METRIC.fullmatch(key) and new.get(key) is not None):
-        users = user_gains(folder / "per_user.parquet", metric)
-        if users is None:
-            raise UserError(f"run '{folder.name}' has no per_user.parquet that can be read")
-        low, high = interval(users.to_numpy())
-        verdict = "equal" if abs(new[metric] - old[metric]) < 1e-9 else \
-            "within" if low <= new[metric] <= high else "outside"
-        lines.append([metric, old[metric], f"{low:.4f}-{high:.4f}", new[metric], verdict])
+    for one, other in zip(old, new, strict=True):
+        for metric in _metrics(one):
+            low, high = interval(user_gains(one["users_file"], metric).to_numpy())
+            value = other.get(metric)
+            verdict = "outside" if value is None or not low <= value <= high else "within"
+            if value is not None and abs(value - one[metric]) < 1e-9:
+                verdict = "equal"
+            prompts = f" ({one['prompts']} prompts)" if len(old) > 1 else ""
+            lines.append([metric + prompts, one[metric], f"{low:.4f}-{high:.4f}", value, verdict])
     return lines
+
+
+def _metrics(row: dict[str, Any]) -> list[str]:
+    return [key for key, value in row.items() if METRIC.fullmatch(key) and value is not None]

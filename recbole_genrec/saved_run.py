@@ -41,7 +41,7 @@ def read_run(run_dir: str | os.PathLike,
     with warnings.catch_warnings():  # RecBole on today's pandas
         warnings.simplefilter("ignore", FutureWarning)
         data = Data.load(config)
-    _check_data(folder, record, data)
+    check_data(folder, record, data)
     model = config.model_class(config, data.parts[0]).to(config["device"])
     if not getattr(model, "evaluation_only", False):
         _read_weights(model, folder, record)
@@ -90,8 +90,8 @@ def read_config(folder: Path, record: dict[str, Any], data_path: str | os.PathLi
     return config
 
 
-def _check_data(folder: Path, record: dict[str, Any], data: Data) -> None:
-    """Refuse data that are not those of the run: its weights would be read as those of other items."""
+def check_data(folder: Path, record: dict[str, Any], data: Data) -> None:
+    """Refuse, by a UserError, data that are not those of the run: its items would be taken for others."""
     now = {"dataset_fingerprint": data.fingerprint, "split_fingerprint": data.split_fingerprint,
            "numbering_fingerprint": numbering_fingerprint(data.dataset)}
     for name, found in now.items():

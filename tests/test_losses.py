@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.decoding.exact import step_log_probs
+from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
 
 # ---------------------------------------------------------------------------------------------- step_log_probs
@@ -163,6 +164,11 @@ def test_the_embedding_of_an_item_is_seen_after_its_title_only(dataset, layout):
     seen = model.backbone.items.weight.grad.abs().sum(1).nonzero().flatten().tolist()
     assert sorted(seen) == sorted({item for item in row[model.ITEM_SEQ][0].tolist() if item})
     assert int(row[model.ITEM_ID]) not in seen
+
+
+def test_items_cannot_be_left_out_of_branches(dataset):
+    with pytest.raises(UserError, match="item_dropout needs layout"):
+        GenRec.check_config(config_of(dataset, "GenRec", layout="shared_prefix", item_dropout=0.1))
 
 
 def test_items_are_left_out_in_training_alone_and_the_rest_is_a_history_of_its_own(dataset, monkeypatch):

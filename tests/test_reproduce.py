@@ -51,14 +51,38 @@ def test_a_figure_outside_the_interval_is_exit_code_1(done, tmp_path, capsys):
     assert "outside" in capsys.readouterr().out
 
 
-def test_other_targets_are_refused(done, tmp_path, capsys):
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(done, tmp_path, capsys):
     run = tmp_path / "claimed" / "runs" / done.name
     shutil.copytree(done, run)
     record = json.loads((run / "record.json").read_text())
     (run / "record.json").write_text(json.dumps({**record, "split_fingerprint": "another"}))
     assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 2
-    assert "was tested otherwise: split_fingerprint another" in capsys.readouterr().err
+    assert "are not those that run" in capsys.readouterr().err
+    (run / "record.json").write_text(json.dumps({**record, "tested": False}))
+    assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 2
+    assert "is a trial of a search" in capsys.readouterr().err
+    (run / "record.json").write_text(json.dumps(record))
+    (run / "per_user.parquet").unlink()
+    assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 2
+    assert "with every user's list to compare with" in capsys.readouterr().err
     assert main(["reproduce", "nothing-of-that-name"]) == 2
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def test_what_was_measured_again_before_is_measured_anew(done, tmp_path):
+    assert [main(again(done, tmp_path)), main(again(done, tmp_path))] == [0, 0]
+    assert len(records(tmp_path)) == 2
+
+
+def test_a_row_that_went_by_minutes_comes_again_by_epochs(done, tmp_path):
+    run = tmp_path / "claimed" / "runs" / done.name
+    shutil.copytree(done, run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("max_train_minutes: null", "max_train_minutes: 0.00001")
+                                     .replace("epochs: 2\n", "epochs: 300\n"))
+    assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 0
+    record, = records(tmp_path / "out")
+    assert record["epochs_done"] == 2
 
 
 def cheapest() -> dict[str, Path]:

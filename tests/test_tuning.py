@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from data_helpers import NAME, config_of, random_interactions, records, write_dataset
+from data_helpers import NAME, random_interactions, records, write_dataset
 
 from recbole_genrec import tuning
 from recbole_genrec.benchmark import GenRecTrainer
@@ -73,7 +73,7 @@ def test_no_trial_looks_at_the_test_and_the_best_is_taken_back(dataset, space, t
 
 def test_what_is_given_is_not_searched_and_draws_are_those_of_the_seed(dataset, space):
     def planned(**given):
-        return tuning.plan_search("SASRecPlus", NAME, 4, [str(dataset)], given, str(space)).changes
+        return tuning.plan_searches(["SASRecPlus"], [NAME], 4, [str(dataset)], given, str(space))[0].changes
 
     assert planned() == planned() and planned()[0] == {}
     assert planned(seed=1) != planned(seed=2)
@@ -96,7 +96,34 @@ def test_a_space_that_cannot_be_is_one_line(dataset, tmp_path, capsys, text, sai
 
 def test_a_model_without_a_space_says_where_to_give_one(dataset):
     with pytest.raises(UserError, match="unknown search 'FPMC'.*or give a YAML file"):
-        tuning.plan_search("FPMC", NAME, 2, [str(dataset)], {})
+        tuning.plan_searches(["FPMC"], [NAME], 2, [str(dataset)], {})
     with pytest.raises(UserError, match="--trials=0"):
-        tuning.plan_search("SASRecPlus", NAME, 0, [str(dataset)], {})
-    assert config_of(dataset, "FPMC")["model"] == "FPMC"
+        tuning.plan_searches(["SASRecPlus"], [NAME], 0, [str(dataset)], {})
+
+
+@pytest.mark.parametrize("model, given", [("Pop", {}), ("SASRecPlus", {"eval_step": 0})])
+def test_what_is_never_validated_cannot_be_searched(dataset, space, model, given):
+    with pytest.raises(UserError, match=f"{model} with eval_step=.* is never validated"):
+        tuning.plan_searches([model], [NAME], 2, [str(dataset)], given, str(space))
+
+
+def test_a_key_that_one_of_the_models_reads_is_given_to_that_one(dataset, space):
+    first, second = tuning.plan_searches(["SASRecPlus", "GRU4Rec"], [NAME], 1, [str(dataset)],
+                                         {"num_layers": 2, "attn_dropout_prob": 0.3})
+    assert "num_layers" not in first.given and second.given["num_layers"] == 2
+    assert first.configs[0]["attn_dropout_prob"] == 0.3 and "attn_dropout_prob" not in second.given
+
+
+@pytest.mark.parametrize("model, settings, epochs", [
+    ("SASRec", {}, 7), ("GenRec", {}, None), ("GenRec", {"lr_scheduler_type": "constant"}, 7),
+    ("GenRecT5", {"lr_scheduler_type": "constant", "train_stage": "both"}, None), ("S3Rec", {}, None)])
+def test_minutes_become_epochs_where_those_are_the_same_training(model, settings, epochs):
+    config = Config(model, "ml-100k", config_dict=settings)
+    assert tuning.epochs_for_minutes(config, {"epochs_done": 7}) == epochs
+
+
+def test_the_settings_of_a_timed_search_hold_on_any_machine(dataset, space, tmp_path):
+    assert main(["tune", "--model=SASRecPlus", f"--dataset={NAME}", f"--config_files={dataset}", "--trials=1",
+                 f"--search={space}", f"--output_dir={tmp_path}", "--max_train_minutes=0.0001", "--eval_step=1"]) == 0
+    settings = yaml.safe_load((tmp_path / "tuning" / f"SASRecPlus-{NAME}.yaml").read_text())
+    assert settings["epochs"] == 1 and settings["settings_label"] == "tuned" and "max_train_minutes" not in settings

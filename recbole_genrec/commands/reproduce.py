@@ -11,6 +11,7 @@ _EXAMPLES = """examples:
   %(prog)s results/runs/ml-100k-Pop-2023-20261121-060851-ab9801
   %(prog)s ml-100k-SASRec-2023-20261121-060901-ce8783 --output_dir=again --data_path=dataset
 
+A row that was trained for some minutes is trained for as many epochs as those were, where that is the same training.
 Exit code: 0 every metric lies in the 95 %% interval of the record's, 1 one does not or a run failed, 2 a mistake.
 """
 

@@ -15,6 +15,9 @@ _EXAMPLES = """examples:
 
 Every model gets as many trials, each as long as --max_train_minutes lets it. A trial is trained and validated, never
 tested. What is given as --key=value is given to every trial and not searched. A search that was broken off goes on.
+The file of the best settings has epochs in place of --max_train_minutes, where epochs are the same training (not where a
+schedule of learning rates or a stage of pre-training goes by them: such a model is better searched with --epochs).
+Exit code: 0 done, 1 a trial failed or nothing was measured, 2 a mistake in the call (one line says which).
 """
 
 
@@ -39,10 +42,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     keep_freed_memory()
     with termination.handled():
         overrides = overrides_of(arguments, "data_path")
-        from recbole_genrec.tuning import carry_out, plan_search
+        from recbole_genrec.tuning import carry_out, plan_searches
 
-        searches = [plan_search(model, dataset, arguments.trials, arguments.config_files.split(), overrides,
-                                arguments.search)
-                    for dataset in names_of(arguments.dataset, "--dataset")
-                    for model in names_of(arguments.model, "--model")]
+        searches = plan_searches(names_of(arguments.model, "--model"), names_of(arguments.dataset, "--dataset"),
+                                 arguments.trials, arguments.config_files.split(), overrides, arguments.search)
         return carry_out(searches, arguments.output_dir)

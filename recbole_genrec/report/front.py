@@ -28,14 +28,14 @@ def front_table(records: Sequence[Mapping[str, Any]], output_dir: Path, dataset:
     for row in table[table["variant"].isna() & table["candidates_fingerprint"].isna()].to_dict("records"):
         runs = [by_id[run_id] for run_id in row["runs"].split()]
         first = row["prompts"] in (None, runs[0].get("prompts"))  # other prompts have figures of their own
-        hits = [run["hit@10"] if first else run["other_prompts"][row["prompts"]]["hit@10"] for run in runs]
+        hits = [(run if first else run["other_prompts"][row["prompts"]]).get("hit@10") for run in runs]
         about = [row["item_index"], row["backbone"], row["prompts"] and f"{row['prompts']} prompt", row["settings_label"]]
         if row["leaky"] or row["model"] == "IDAdjacency":
             about.append("**leaky**")
         speed = [run["eval_users_per_second"] for run in runs if run.get("eval_users_per_second")] if first else []
         lines.append([
-            f"**{row['model']}**" if row["baseline"] else row["model"], ", ".join(filter(None, about)), row["n_seeds"],
-            _number(fmean(hits)), _number(row["mean"]) + ("" if math.isnan(row["sd"]) else f" ± {_number(row['sd'])}"),
+            f"**{row['model']}**" if row["baseline"] else row["model"], ", ".join(filter(None, about)).replace("|", "/"), row["n_seeds"],
+            "" if None in hits else _number(fmean(hits)), _number(row["mean"]) + ("" if math.isnan(row["sd"]) else f" ± {_number(row['sd'])}"),
             "" if math.isnan(row["ci_low"]) else f"{_number(row['ci_low'])}-{_number(row['ci_high'])}",
             "best baseline" if row["baseline"] else _signed(row["difference"]) + row["mark"].replace("*", "\\*"),
             "" if math.isnan(row["p_t"]) else f"{max(row['p_t'], row['p_wilcoxon']):.2g}",

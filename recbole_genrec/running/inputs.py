@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from recbole_genrec.settings import property_file
+from recbole_genrec.settings import property_file, read_yaml
 
 #: A file of more bytes is told by its size and its two ends: a backbone's weights would take minutes.
 _LARGE = 1 << 26
@@ -42,6 +42,9 @@ def _inputs(config) -> Iterator[tuple[str, Path]]:
             yield key, path
         elif kind and "/" not in name and (path := property_file(kind, name)).is_file():
             yield key, path
+            folder = Path(os.path.expanduser(str(read_yaml(path).get(key, ""))))  # a short name for a folder
+            if folder.name and folder.is_dir():
+                yield from ((f"{key}/{file.relative_to(folder)}", file) for file in folder.rglob("*") if file.is_file())
     if isinstance(index := config["item_index"], str) and "." in index:
         found = importlib.util.find_spec(index)
         if found is not None and found.origin and os.path.isfile(found.origin):

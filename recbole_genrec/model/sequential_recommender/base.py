@@ -66,7 +66,8 @@ class GenerativeRecommender(SequentialRecommender):
         self.index = self.make_index(gather(config["item_index"], material, dataset))
         self.trie = self.index.trie.to(self.device)
         self.prompts = self.make_prompts(dataset)
-        self._take_over(Path(str(config["llm"])).expanduser() / ADDITIONS)
+        if self.pretrained:
+            self._take_over(Path(resolve(str(config["llm"]))) / ADDITIONS)
         self.dtype = compute_dtype(config)
         self.topk = max(config["topk"])
         chosen = config["prompt_eval"]
@@ -307,7 +308,7 @@ class GenerativeRecommender(SequentialRecommender):
 
     def _take_over(self, file: Path) -> None:
         """Where ``llm`` is a folder that one of our runs left: its tables too, but for those of its own catalogue."""
-        if self.pretrained and file.is_file():
+        if file.is_file():
             own, found = self._additions(), load_file(file)
             self.backbone.load_state_dict({name: weight for name, weight in found.items() if name in own
                                            and name not in self.backbone.of_catalogue
