@@ -9,8 +9,7 @@ from typing import Any
 
 _TEXTS = ("timestamp", "dataset", "model", "status", "reason", "version", "backbone", "item_index", "prompts",
           "ablation", "variant", "settings_label", "config_hash", "reference_hash", "variant_hash",
-          "dataset_fingerprint",
-          "split_fingerprint", "prompt_fingerprint", "trie_fingerprint", "numbering_fingerprint",
+          "dataset_fingerprint", "split_fingerprint", "prompt_fingerprint", "trie_fingerprint", "numbering_fingerprint",
           "candidates_fingerprint", "audit", "decode", "norm", "layout", "objective")
 _NUMBERS = ("seed", "users", "candidates", "candidate_seed", "train_seconds", "eval_users_per_second", "peak_memory_mb",
             "peak_device_memory_mb", "trainable_parameters", "total_parameters", "targets_per_second",

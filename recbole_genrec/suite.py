@@ -37,7 +37,7 @@ class Plan:
         pairs: model and data set of each table of the ablation.
     """
 
-    runs: list[tuple[Config, dict[str, str]]]
+    runs: list[tuple[Config, dict[str, Any]]]
     output_dir: Path
     ablation: Ablation | None
     pairs: list[tuple[str, str]]
@@ -179,7 +179,7 @@ def plan_runs(models: list[str], datasets: list[str], seeds: list[int], given: d
 
 
 def plan_ablation(ablation: Ablation, models: list[str], datasets: list[str], seeds: list[int],
-                  given: dict[str, Any]) -> list[tuple[Config, dict[str, str]]]:
+                  given: dict[str, Any]) -> list[tuple[Config, dict[str, Any]]]:
     """One checked configuration a run of an ablation, in the order in which they will run, and its record's labels.
 
     What a variant sets goes over what the user set. The labels tell runs that belong in one table: hashes, seed left

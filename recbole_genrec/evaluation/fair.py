@@ -12,15 +12,8 @@ from recbole.trainer import Trainer
 from recbole_genrec import compat
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.evaluation.candidates import Candidates
-from recbole_genrec.evaluation.ranking import (
-    CANDIDATES,
-    HISTORY,
-    keep_items,
-    mask_items,
-    masks_history,
-    settle,
-    target_rank,
-)
+from recbole_genrec.evaluation.ranking import (CANDIDATES, HISTORY, keep_items, mask_items, masks_history, settle,
+                                               target_rank)
 from recbole_genrec.running import parallel
 
 
