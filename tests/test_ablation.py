@@ -130,7 +130,8 @@ def refused(capsys, planned, *arguments: str) -> str:
 
 @pytest.mark.parametrize("options, said", [
     (["--ablation=genrek"], "unknown ablation 'genrek'; did you mean 'genrec'?"),
-    (["--ablation=zzz"], "unknown ablation 'zzz'; known: genrec, item_index, lora_rank, mechanisms; or give a YAML file"),
+    (["--ablation=zzz"],
+     "unknown ablation 'zzz'; known: genrec, item_index, levers, lora_rank, mechanisms; or give a YAML file"),
     (["--ablation="], "unknown ablation ''; known: genrec"),
     (["--ablation=../model/GenRec"], "unknown ablation '../model/GenRec'"),
     (["--ablation=none.yaml"], "cannot read none.yaml"),
