@@ -72,9 +72,8 @@ def test_the_readme_has_commands():
 @pytest.mark.parametrize("name", [*PAGES, "results/README.md"])
 def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere(name):
     text = (REPOSITORY / name).read_text("utf-8")
-    assert not re.search(r"(?m)^[A-Z ]{6,}$", text)
     prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
-    assert not re.findall(r"\b[A-Z]{2,}_[A-Z0-9]+\b|@\w+@|\bTODO\b|\bXXX\b", prose)
+    assert not re.findall(r"\b[A-Z]{2,}_[A-Z0-9]+\b|@\w+@|\bTODO\b|\bXXX\b|(?m:^[A-Z ]{5,}$)", prose)
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert ((REPOSITORY / name).parent / link).exists(), link
 
