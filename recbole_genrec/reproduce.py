@@ -37,7 +37,7 @@ def reproduce(runs: list[str], output_dir: str, data_path: str | None = None) ->
     """
     if parallel.size() > 1:
         raise UserError("reproduce runs in one process: start it without torchrun")
-    plan = [_plan(find_run(run), data_path) for run in runs]
+    plan = [_plan(find_run(run).resolve(), data_path) for run in runs]
     target = writable_folder(Path(output_dir).expanduser())
     code = 0
     for rows, config, labels in plan:

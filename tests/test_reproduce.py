@@ -27,12 +27,13 @@ def done(tmp_path_factory) -> Path:
     return folder / "out" / "runs" / records(folder / "out")[0]["run_id"]
 
 
-def again(run: Path, output: Path) -> list[str]:
-    return ["reproduce", str(run), f"--output_dir={output}", f"--data_path={run.parents[2]}"]
+def again(run: Path, output: Path, data: Path) -> list[str]:
+    return ["reproduce", str(run), f"--output_dir={output}", f"--data_path={data}"]
 
 
-def test_the_same_settings_give_the_same_figures(done, tmp_path, capsys):
-    assert main(again(done, tmp_path)) == 0
+def test_the_same_settings_give_the_same_figures(done, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(done.parent)
+    assert main(again(Path(done.name), tmp_path, done.parents[2])) == 0
     assert capsys.readouterr().out.count("equal") == 6
     old, new = read_record(done), records(tmp_path)[0]
     assert new["run_id"] != old["run_id"] and new["config_hash"] == old["config_hash"]
@@ -44,10 +45,10 @@ def test_a_figure_outside_the_interval_is_exit_code_1(done, tmp_path, capsys):
     shutil.copytree(done, run)
     record = json.loads((run / "record.json").read_text())
     (run / "record.json").write_text(json.dumps({**record, "ndcg@10": record["ndcg@10"] + 0.2}))
-    assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 0  # the users' file holds
+    assert main(again(run, tmp_path / "out", done.parents[2])) == 0  # the users' file holds
     users = pd.read_parquet(run / "per_user.parquet")
     users.assign(rank=1.0).to_parquet(run / "per_user.parquet")
-    assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 1
+    assert main(again(run, tmp_path / "out", done.parents[2])) == 1
     assert "outside" in capsys.readouterr().out
 
 
@@ -56,21 +57,21 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(done, tmp
     shutil.copytree(done, run)
     record = json.loads((run / "record.json").read_text())
     (run / "record.json").write_text(json.dumps({**record, "split_fingerprint": "another"}))
-    assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 2
+    assert main(again(run, tmp_path / "out", done.parents[2])) == 2
     assert "are not those that run" in capsys.readouterr().err
     (run / "record.json").write_text(json.dumps({**record, "tested": False}))
-    assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 2
+    assert main(again(run, tmp_path / "out", done.parents[2])) == 2
     assert "is a trial of a search" in capsys.readouterr().err
     (run / "record.json").write_text(json.dumps(record))
     (run / "per_user.parquet").unlink()
-    assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 2
+    assert main(again(run, tmp_path / "out", done.parents[2])) == 2
     assert "with every user's list to compare with" in capsys.readouterr().err
     assert main(["reproduce", "nothing-of-that-name"]) == 2
     assert not list((tmp_path / "out").glob("runs/*"))
 
 
 def test_what_was_measured_again_before_is_measured_anew(done, tmp_path):
-    assert [main(again(done, tmp_path)), main(again(done, tmp_path))] == [0, 0]
+    assert [main(again(done, tmp_path, done.parents[2])), main(again(done, tmp_path, done.parents[2]))] == [0, 0]
     assert len(records(tmp_path)) == 2
 
 
@@ -80,7 +81,7 @@ def test_a_row_that_went_by_minutes_comes_again_by_epochs(done, tmp_path):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("max_train_minutes: null", "max_train_minutes: 0.00001")
                                      .replace("epochs: 2\n", "epochs: 300\n"))
-    assert main([*again(run, tmp_path / "out")[:3], f"--data_path={done.parents[2]}"]) == 0
+    assert main(again(run, tmp_path / "out", done.parents[2])) == 0
     record, = records(tmp_path / "out")
     assert record["epochs_done"] == 2
 
