@@ -124,7 +124,8 @@ def test_a_search_is_planned_as_the_readme_says(command, tmp_path, monkeypatch, 
     assert main(shlex.split(command)[1:]) == 1  # nothing is measured
     trials = int(re.search(r"--trials=(\d+)", command)[1])
     assert len(planned) == trials * (command.partition("--dataset")[0].count(",") + 1)
-    assert all(options == {"test": False} for _, options in planned) and "nothing was measured" in capsys.readouterr().out
+    assert all(options == {"test": False} for _, options in planned)
+    assert "nothing was measured" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dataset", ["ml-100k", "amazon-toys"])

@@ -32,8 +32,8 @@ def add(commands) -> None:
                                                                  "goes (default results)")
     compare.add_argument("--dataset", default=None, help="of this data set only")
     compare.add_argument("--metric", default="ndcg@10", help="hit@K or ndcg@K (default ndcg@10)")
-    compare.add_argument("--front", action="store_true", help="print the table of a front page instead, as Markdown, with "
-                                                              "costs; needs --dataset")
+    compare.add_argument("--front", action="store_true", help="print the table of a front page instead, as Markdown, "
+                                                              "with costs; needs --dataset")
     compare.set_defaults(handler=_compare)
     audit = commands.add_parser("audit", help="tell whether the rows of a table can be true", allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_AUDIT_EXAMPLES,

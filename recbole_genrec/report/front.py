@@ -10,10 +10,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_genrec.evaluation.significance import compare
+from recbole_genrec.evaluation.significance import PROBES, compare
 
-_HEAD = ["model", "items, backbone, settings", "seeds", "hit@10", "ndcg@10", "95 % interval", "to the best baseline", "p",
-         "training, min", "users/s"]
+_HEAD = ["model", "items, backbone, settings", "seeds", "hit@10", "ndcg@10", "95 % interval", "to the best baseline",
+         "p", "training, min", "users/s"]
 
 
 def front_table(records: Sequence[Mapping[str, Any]], output_dir: Path, dataset: str) -> str:
@@ -24,25 +24,30 @@ def front_table(records: Sequence[Mapping[str, Any]], output_dir: Path, dataset:
     """
     by_id = {record["run_id"]: record for record in records}
     table = compare(records, output_dir, "ndcg@10", dataset)
-    lines = []
-    for row in table[table["variant"].isna() & table["candidates_fingerprint"].isna()].to_dict("records"):
-        runs = [by_id[run_id] for run_id in row["runs"].split()]
-        first = row["prompts"] in (None, runs[0].get("prompts"))  # other prompts have figures of their own
-        hits = [(run if first else run["other_prompts"][row["prompts"]]).get("hit@10") for run in runs]
-        about = [row["item_index"], row["backbone"], row["prompts"] and f"{row['prompts']} prompt", row["settings_label"]]
-        if row["leaky"] or row["model"] == "IDAdjacency":
-            about.append("**leaky**")
-        speed = [run["eval_users_per_second"] for run in runs if run.get("eval_users_per_second")] if first else []
-        lines.append([
-            f"**{row['model']}**" if row["baseline"] else row["model"], ", ".join(filter(None, about)).replace("|", "/"), row["n_seeds"],
-            "" if None in hits else _number(fmean(hits)), _number(row["mean"]) + ("" if math.isnan(row["sd"]) else f" ± {_number(row['sd'])}"),
-            "" if math.isnan(row["ci_low"]) else f"{_number(row['ci_low'])}-{_number(row['ci_high'])}",
-            "best baseline" if row["baseline"] else _signed(row["difference"]) + row["mark"].replace("*", "\\*"),
-            "" if math.isnan(row["p_t"]) else f"{max(row['p_t'], row['p_wilcoxon']):.2g}",
-            f"{fmean(run.get('train_seconds') or 0 for run in runs) / 60:.1f}",
-            f"{fmean(speed):,.0f}" if speed else ""])
+    table = table[table["variant"].isna() & table["candidates_fingerprint"].isna()]
+    lines = [_line(row, [by_id[run_id] for run_id in row["runs"].split()]) for row in table.to_dict("records")]
     return tabulate(lines, _HEAD, tablefmt="pipe", disable_numparse=True,
                     colalign=["left", "left", *["right"] * 8]) + "\n"
+
+
+def _line(row: dict[str, Any], runs: list[Mapping[str, Any]]) -> list:
+    """The cells of a row of :func:`~recbole_genrec.evaluation.significance.compare`."""
+    first = row["prompts"] in (None, runs[0].get("prompts"))  # other prompts have figures of their own
+    hits = [(run if first else run["other_prompts"][row["prompts"]]).get("hit@10") for run in runs]
+    speed = [run["eval_users_per_second"] for run in runs if run.get("eval_users_per_second")] if first else []
+    about = [row["item_index"], row["backbone"], row["prompts"] and f"{row['prompts']} prompt", row["settings_label"],
+             "**leaky**" if row["leaky"] or row["model"] in PROBES else None]
+    return [
+        f"**{row['model']}**" if row["baseline"] else row["model"],
+        ", ".join(filter(None, about)).replace("|", "/"),
+        row["n_seeds"],
+        "" if None in hits else _number(fmean(hits)),
+        _number(row["mean"]) + ("" if math.isnan(row["sd"]) else f" ± {_number(row['sd'])}"),
+        "" if math.isnan(row["ci_low"]) else f"{_number(row['ci_low'])}-{_number(row['ci_high'])}",
+        "best baseline" if row["baseline"] else _signed(row["difference"]) + row["mark"].replace("*", "\\*"),
+        "" if math.isnan(row["p_t"]) else f"{max(row['p_t'], row['p_wilcoxon']):.2g}",
+        f"{fmean(run.get('train_seconds') or 0 for run in runs) / 60:.1f}",
+        f"{fmean(speed):,.0f}" if speed else ""]
 
 
 def _number(value: float) -> str:

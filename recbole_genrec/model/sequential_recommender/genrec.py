@@ -45,8 +45,8 @@ class GenRec(GenerativeRecommender):
         super().check_config(config)
         PromptTemplate.load(config["prompt"], None, cls.has_suffix(config))
         if config["layout"] == "shared_prefix" and config["item_dropout"]:
-            raise UserError("item_dropout needs layout continuation or per_target: in shared_prefix an item that is left "
-                            "out would take the target before it along")
+            raise UserError("item_dropout needs layout continuation or per_target: in shared_prefix an item that is "
+                            "left out would take a target along")
         if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
             raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
                             "once for many targets")
