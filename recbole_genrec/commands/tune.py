@@ -15,7 +15,7 @@ _EXAMPLES = """examples:
 
 Every model gets as many trials, each as long as --max_train_minutes lets it. A trial is trained and validated, never
 tested. What is given as --key=value is given to every trial and not searched. A search that was broken off goes on.
-The file of the best settings has epochs in place of --max_train_minutes, where epochs are the same training (not where a
+The file of the best settings has epochs in place of --max_train_minutes where epochs are the same training (not where a
 schedule of learning rates or a stage of pre-training goes by them: such a model is better searched with --epochs).
 Exit code: 0 done, 1 a trial failed or nothing was measured, 2 a mistake in the call (one line says which).
 """
