@@ -91,7 +91,7 @@ def dataset(tmp_path_factory):
 
 def make(dataset, **settings):
     """A scratch GenRec in fp32 and its data."""
-    config = config_of(dataset, "GenRec", precision="fp32", gpu_id="", num_beams=10, **settings)
+    config = config_of(dataset, "GenRec", **{"precision": "fp32", "gpu_id": "", "num_beams": 10, **settings})
     data = Data.load(config)
     torch.manual_seed(0)
     model = GenRec(config, data.parts[0]).eval()
@@ -164,6 +164,19 @@ def test_the_embedding_of_an_item_is_seen_after_its_title_only(dataset, layout):
     seen = model.backbone.items.weight.grad.abs().sum(1).nonzero().flatten().tolist()
     assert sorted(seen) == sorted({item for item in row[model.ITEM_SEQ][0].tolist() if item})
     assert int(row[model.ITEM_ID]) not in seen
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_embedding_of_items_is_trained_beside_lora(dataset, tmp_path, precision):
+    tokenizer = train_tokenizer(["Lego City Police", "Uno, the game", "Toy 1", "\n"], 400)
+    tokenizer.save_pretrained(tmp_path)
+    tiny_model("llama", vocab=len(tokenizer)).save_pretrained(tmp_path)
+    model, data = make(dataset, item_embedding=True, llm=str(tmp_path), precision=precision, max_prompt_tokens=200)
+    rows = data.parts[0].inter_feat[torch.arange(4)]
+    model.calculate_loss(rows).backward()
+    trained = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
+    assert "backbone.items.weight" in trained and any("lora" in name for name in trained)
+    assert model.eval().recommend(data.parts[2].inter_feat[torch.arange(4)], 5).items.min() > 0
 
 
 def test_items_cannot_be_left_out_of_branches(dataset):

@@ -59,4 +59,5 @@ class IdentifiedCausalBackbone(CausalBackbone):
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         if self.items is None:
             return super().inputs(batch)
-        return {"inputs_embeds": self.core.get_input_embeddings()(batch.tokens) + self.items(batch.item)}
+        tokens = self.core.get_input_embeddings()(batch.tokens)
+        return {"inputs_embeds": tokens + self.items(batch.item).to(tokens.dtype)}
