@@ -21,25 +21,26 @@ TARGET_ROW = "target_row"
 Index = Tensor | np.ndarray | list | slice | range
 
 
-def one_in(step: int, user: Tensor, row: Tensor) -> Tensor:
-    """One of every ``step`` samples of a user, counted back from the last.
+def one_in(dataset, step: int) -> Tensor:
+    """One of every ``step`` samples of each user of a part of a data set, counted back from the last.
 
     With windows of ``step - 1`` items before each target, the windows and targets of these samples cover each of a
     user's items once, but for a first one that would stand alone.
 
     Args:
+        dataset: the part; its ``N`` samples know their user and their target's row.
         step: at least 1.
-        user, row: ``[N]`` user and target row of each sample.
     Returns:
         ``[M]`` int64 places among the samples, ascending.
     """
+    user, row = dataset.inter_feat[dataset.uid_field], dataset.inter_feat[TARGET_ROW]
     last = torch.zeros(int(user.max()) + 1, dtype=row.dtype).scatter_reduce(0, user, row, "amax")
     return ((last[user] - row) % step == 0).nonzero().squeeze(1)
 
 
-def last_of_each(user: Tensor, row: Tensor) -> Tensor:
-    """``[M]`` int64 place of each user's last sample; arguments as :func:`one_in`."""
-    return one_in(int(row.max()) + 1, user, row)
+def last_of_each(dataset) -> Tensor:
+    """``[M]`` int64 place of each user's last sample."""
+    return one_in(dataset, int(dataset.inter_feat[TARGET_ROW].max()) + 1)
 
 
 @dataclass

@@ -37,18 +37,22 @@ def _inputs(config) -> Iterator[tuple[str, Path]]:
             continue
         path = Path(os.path.expanduser(name))
         if path.is_dir():
-            yield from ((f"{key}/{file.relative_to(path)}", file) for file in path.rglob("*") if file.is_file())
+            yield from _files_in(path, key)
         elif path.is_file():
             yield key, path
         elif kind and "/" not in name and (path := property_file(kind, name)).is_file():
             yield key, path
             folder = Path(os.path.expanduser(str(read_yaml(path).get(key, ""))))  # a short name for a folder
             if folder.name and folder.is_dir():
-                yield from ((f"{key}/{file.relative_to(folder)}", file) for file in folder.rglob("*") if file.is_file())
+                yield from _files_in(folder, key)
     if isinstance(index := config["item_index"], str) and "." in index:
         found = importlib.util.find_spec(index)
         if found is not None and found.origin and os.path.isfile(found.origin):
             yield "item_index", Path(found.origin)
+
+
+def _files_in(folder: Path, key: str) -> Iterator[tuple[str, Path]]:
+    return ((f"{key}/{file.relative_to(folder)}", file) for file in folder.rglob("*") if file.is_file())
 
 
 def _read_into(digest, path: Path) -> None:

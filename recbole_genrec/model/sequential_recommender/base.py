@@ -143,10 +143,7 @@ class GenerativeRecommender(SequentialRecommender):
 
     def _every(self, dataset, stride: int) -> Tensor | None:
         """``[M]`` one of every ``stride`` training samples of a user, counted back from the last; None for all."""
-        return None if stride == 1 else self._one_in(stride, dataset)
-
-    def _one_in(self, step: int, dataset) -> Tensor:
-        return one_in(step, dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW])
+        return None if stride == 1 else one_in(dataset, stride)
 
     def _tokens_before(self, sequences) -> Tensor:
         """``[n + 1]`` int64 tokens of all items before each row of the sequences."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.backbone.identified import IdentifiedCausalBackbone
-from recbole_genrec.data.windows import TARGET_ROW
+from recbole_genrec.data.windows import TARGET_ROW, one_in
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work
@@ -83,7 +83,7 @@ class GenRec(GenerativeRecommender):
         """
         if self.config["layout"] == "per_target":
             return None
-        return self._one_in(self.max_seq_length + (self.config["layout"] == "continuation"), dataset)
+        return one_in(dataset, self.max_seq_length + (self.config["layout"] == "continuation"))
 
     def calculate_loss(self, interaction) -> Tensor:
         """Mean negative log-likelihood of the supervised tokens; scalar."""

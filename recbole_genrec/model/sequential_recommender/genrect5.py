@@ -60,7 +60,7 @@ class GenRecT5(EncoderDecoderRecommender):
 
     def pretraining_rows(self, dataset) -> Tensor:
         """The last training sample of each user: its history and target are all the items of the text."""
-        return last_of_each(dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW])
+        return last_of_each(dataset)
 
     def training_rows(self, dataset) -> Tensor | None:
         """Samples of each user: in fine-tuning those of ``target_stride``, or the last alone."""

@@ -6,7 +6,7 @@ import torch
 from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor
 
-from recbole_genrec.data.windows import TARGET_ROW, one_in
+from recbole_genrec.data.windows import one_in
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work
 
@@ -27,7 +27,7 @@ class SASRecPlus(SASRec):
 
     def training_rows(self, dataset) -> Tensor:
         """Samples whose windows cover each training interaction once."""
-        return one_in(self.max_seq_length + 1, dataset.inter_feat[self.USER_ID], dataset.inter_feat[TARGET_ROW])
+        return one_in(dataset, self.max_seq_length + 1)
 
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` items of each window."""
