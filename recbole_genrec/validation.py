@@ -87,7 +87,7 @@ _CHOICES = {
     "norm": ("full", "trie"),
     "objective": ("vocabulary", "catalogue"), "precision": ("auto", "fp32", "bf16"),
     "mask_history": (True, False), "repeat_consumption": (True, False), "test_unmasked": (True, False),
-    "train_on_prompt": (True, False), "item_embedding": (True, False),
+    "train_on_prompt": (True, False), "item_embedding": (True, False), "item_prior": (True, False),
     "resume": (True, False), "force": (True, False), "fsdp": (True, False),
     "trust_remote_code": (True, False), "gradient_checkpointing": (True, False), "torch_compile": (True, False),
     "loss_type": ("CE", "BPR"), "prompt_eval": ("seen", "unseen", "both"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from conftest import END, random_prompts, random_spellings, start, tiny_model, trie_of
@@ -11,6 +13,7 @@ from recbole_genrec.decoding import exact
 from recbole_genrec.decoding.beam import beam_search
 from recbole_genrec.decoding.best_first import best_first
 from recbole_genrec.decoding.exact import exact_top_k, score_catalogue, score_items
+from recbole_genrec.decoding.prior import ItemPrior
 
 KINDS = ["llama", "gpt2", "qwen2", "t5", "bart"]
 NEVER = -torch.inf
@@ -392,3 +395,60 @@ def test_a_user_alone_gets_the_same_as_in_a_batch(kind, norm):
         assert alone.items[0].tolist() == together.items[row].tolist()
         same(alone.scores[0], together.scores[row])
         same(score_catalogue(start(model, [prompt]), trie, norm)[0, 1:], every[row, 1:])
+
+
+# ----------------------------------------------------------------------------------------------------- the prior
+
+
+def choices_by_hand(trie, plain: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """Items' log-probabilities where each choice is the product of two experts' opinions, made to add up to one.
+
+    Args:
+        plain, prior: ``[N]`` log-probabilities of the items, in order of rank, by one expert and by the other.
+    """
+    together = torch.zeros(trie.n_items)
+    for node in range(len(trie)):
+        fan = trie.children(torch.tensor([node])).child.tolist()
+        if fan:
+            masses = torch.stack([torch.stack([expert[int(trie.low[child]):int(trie.high[child])].logsumexp(0)
+                                               for child in fan]) for expert in (plain, prior)])
+            for child, step in zip(fan, masses.sum(0).log_softmax(0)):
+                together[int(trie.low[child]):int(trie.high[child])] += step
+    return together
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_prior_weighs_each_choice_and_every_search_knows(seed):
+    spellings = random_spellings(40, seed)
+    trie, model, prompts = trie_of(spellings), tiny_model("llama"), random_prompts(5, seed)
+    logits = 3 * torch.randn(5, len(trie.rank), generator=torch.Generator().manual_seed(seed))
+
+    def started():
+        state = start(model, prompts)
+        state.prior = ItemPrior.of(logits, trie)
+        return state
+
+    plain = score_catalogue(start(model, prompts), trie, "trie")[:, trie.item.long()].double()
+    prior = logits[:, trie.item.long()].double().log_softmax(1)
+    scores = score_catalogue(started(), trie, "trie")[:, trie.item.long()]
+    for user in range(5):
+        same(scores[user], choices_by_hand(trie, plain[user], prior[user]))
+    same(scores.exp().sum(1), torch.ones(5))
+
+    whole = exact_top_k(started(), trie, 10, "trie")
+    for found in (best_first(started(), trie, 10), beam_search(started(), trie, 10, 40, "trie")):
+        assert found.exact.all() and torch.equal(found.items, whole.items)
+        same(found.scores, whole.scores)
+    same(score_items(started(), trie, whole.items, "trie"), whole.scores)
+
+
+def test_a_prior_that_knows_nothing_counts_the_items_below():
+    """And words that know nothing leave the prior as it is."""
+    trie, model, prompts = trie_of(random_spellings(30)), tiny_model("llama"), random_prompts(3)
+    logits = torch.randn(3, len(trie.rank))
+    state = start(model, prompts)
+    state.logits_at = lambda hidden, row, token: torch.zeros(len(token))
+    state.prior = ItemPrior.of(logits, trie)
+    same(score_catalogue(state, trie, "trie")[:, trie.item.long()], logits[:, trie.item.long()].log_softmax(1))
+    state.prior = ItemPrior.of(torch.zeros_like(logits), trie)
+    same(score_catalogue(state, trie, "trie")[:, trie.item.long()], torch.full((3, 30), -math.log(30)))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from recbole_genrec.backbone.identified import IdentifiedCausalBackbone
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.decoding.exact import step_log_probs
@@ -177,6 +178,43 @@ def test_the_embedding_of_items_is_trained_beside_lora(dataset, tmp_path, precis
     trained = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
     assert "backbone.items.weight" in trained and any("lora" in name for name in trained)
     assert model.eval().recommend(data.parts[2].inter_feat[torch.arange(4)], 5).items.min() > 0
+
+
+@pytest.mark.parametrize("layout", ["per_target", "shared_prefix", "continuation"])
+def test_the_prior_learns_each_title_from_what_stands_before_it(dataset, layout):
+    model, data = make(dataset, layout=layout, item_embedding=True, item_prior=True)
+    model.eval().prompts.n_prefixes = 1
+    rows = data.parts[0].inter_feat[torch.arange(5)].gather()
+    history, targets = rows[model.ITEM_SEQ], rows[model.ITEM_ID]
+    torch.nn.init.normal_(model.backbone.items.weight, std=0.3)
+    states, expected = [], []
+
+    def item_logits(found):
+        states.append(found)
+        return IdentifiedCausalBackbone.item_logits(model.backbone, found)
+
+    model.backbone.item_logits = item_logits
+    with_prior = float(model.calculate_loss(rows).detach())
+    model.config["item_prior"] = False
+    without = float(model.calculate_loss(rows).detach())
+    for before, target in zip(history.tolist(), targets.tolist()):
+        items = [item for item in before if item] + [target]
+        alone = {"per_target": [len(items) - 1], "shared_prefix": range(1, len(items)),
+                 "continuation": range(len(items))}[layout]
+        for place in alone:
+            prompt = model.prompts(torch.tensor([items[:place] or [0]]))
+            state = model.backbone.hidden_states(prompt)[0, int(prompt.lengths[0]) - 1]
+            expected.append(cross_entropy(item_logits(state[None])[:, 1:], torch.tensor([items[place] - 1])))
+    assert len(states[0]) == len(expected)
+    assert with_prior - without == pytest.approx(float(torch.stack(expected).mean().detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("own, says", [
+    ({"item_embedding": False}, "needs item_embedding"), ({"norm": "full"}, "norm: trie"),
+    ({"decode": "free"}, "item_prior needs a decode")])
+def test_a_prior_that_nothing_would_read_is_refused(dataset, own, says):
+    with pytest.raises(UserError, match=says):
+        GenRec.check_config(config_of(dataset, "GenRec", **{"item_embedding": True, "item_prior": True, **own}))
 
 
 def test_items_cannot_be_left_out_of_branches(dataset):

@@ -132,6 +132,8 @@ class CausalBackbone(Backbone):
 class CausalState:
     """Prompts of ``B`` users in a key-value cache, and the tokens pushed after them (see ``DecodingState``)."""
 
+    prior = None
+
     def __init__(self, backbone: CausalBackbone, prompts: Batch):
         self.backbone = backbone
         self.mask, self.lengths = prompts.mask, prompts.lengths

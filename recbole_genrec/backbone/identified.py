@@ -11,6 +11,10 @@ from recbole_genrec.encoder_texts.masked import MaskedBatch
 from recbole_genrec.prompt import Batch
 
 
+#: Share of a state that is left out in training when it is compared with the items; RecBole's SASRec has as much.
+DROPOUT = 0.5
+
+
 class IdentifiedBackbone(Seq2SeqBackbone):
     """T5 or BART with two tables of ID embeddings, of users and of items, added to the encoder's tokens.
 
@@ -42,7 +46,7 @@ class IdentifiedCausalBackbone(CausalBackbone):
     """A decoder-only model with a table of item embeddings, each added to the token that ends the item.
 
     A title is read and written without it; whoever reads on after the title knows whose it was. The table begins as
-    zeros and is trained whole, as in :class:`IdentifiedBackbone`.
+    zeros and is trained whole, as in :class:`IdentifiedBackbone`. It can be asked which item comes next, too.
     """
 
     of_catalogue = frozenset({"items.weight"})
@@ -55,6 +59,11 @@ class IdentifiedCausalBackbone(CausalBackbone):
         """Make the table; row 0 is that of all other tokens and stays zero."""
         width = self.core.config.hidden_size
         self.items = nn.Embedding(items, width, padding_idx=0, _weight=torch.zeros(items, width))
+
+    def item_logits(self, states: Tensor) -> Tensor:
+        """``[B, d]`` states -> ``[B, items]``, how well each item's embedding agrees; ``-inf`` for row 0."""
+        logits = torch.nn.functional.dropout(states, DROPOUT, self.training) @ self.items.weight.T.to(states.dtype)
+        return logits.index_fill(1, torch.zeros(1, dtype=torch.int64, device=logits.device), -torch.inf)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         if self.items is None:

@@ -143,6 +143,8 @@ class Seq2SeqState:
         begin: ``[n]`` tokens that every answer begins with.
     """
 
+    prior = None
+
     def __init__(self, backbone: Seq2SeqBackbone, prompts: Rows, begin: Tensor):
         self.backbone = backbone
         self.logits, self.logits_at = backbone.logits, backbone.logits_at

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from recbole_genrec.decoding.prior import ItemPrior
 from recbole_genrec.decoding.trie import Fan, Trie, ragged
 
 NEVER = -torch.inf
@@ -22,6 +23,9 @@ class DecodingState(Protocol):
 
     hidden: Tensor
     """``[B, d]`` state that predicts the first token of the answer."""
+
+    prior: ItemPrior | None
+    """What each user's choices begin with, under ``norm="trie"``; None: with nothing."""
 
     def push(self, tokens: Tensor, visible: Tensor, depth: Tensor, intra: Tensor | None = None) -> Tensor:
         """Run new tokens; ``visible[:, q]`` tells which generated tokens (all so far, then the new ones) ``q`` sees.
@@ -145,6 +149,8 @@ class Tree:
     def select(self, rows: Tensor) -> None:
         """Go on with these users only."""
         self.state.select(rows)
+        if self.state.prior is not None:
+            self.state.prior = self.state.prior.rows(rows)
         self.pushed = self.pushed[:, rows]
 
 
@@ -159,7 +165,7 @@ def child_log_probs(state: DecodingState, hidden: Tensor, fan: Fan, token: Tenso
     """Log-probability of each child given its parent's state.
 
     Args:
-        hidden: ``[R, d]`` states of the parents.
+        hidden: ``[R, d]`` states of the parents, as many a user, one user after another.
         fan: the children.
         token: ``[M]`` int64 token that leads to each child.
         norm: ``full`` - the language model's own probability, over the whole vocabulary; ``trie`` - over the
@@ -173,6 +179,8 @@ def child_log_probs(state: DecodingState, hidden: Tensor, fan: Fan, token: Tenso
     if norm not in ("full", "trie"):
         raise ValueError(f"norm={norm!r} is neither full nor trie")
     picked = state.logits_at(hidden, fan.row, token).float()
+    if state.prior is not None and norm == "trie":
+        picked = picked + state.prior.log_mass(fan.row // (len(hidden) // len(state.hidden)), fan.child)
     return _sane(fan.log_softmax(picked) if norm == "trie" else picked - log_partition(state, hidden)[fan.row])
 
 

@@ -21,7 +21,7 @@ from recbole_genrec.decoding.beam import beam_search
 from recbole_genrec.decoding.best_first import best_first
 from recbole_genrec.decoding.exact import exact_top_k, score_catalogue, score_items
 from recbole_genrec.decoding.free import free_beams
-from recbole_genrec.decoding.tree import NEVER, Ranking, side_by_side
+from recbole_genrec.decoding.tree import NEVER, DecodingState, Ranking, side_by_side
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work, language_model_flops
 from recbole_genrec.evaluation.ranking import CANDIDATES, HISTORY
@@ -170,13 +170,17 @@ class GenerativeRecommender(SequentialRecommender):
         self.exact_lists += int(ranking.exact.sum())
         return ranking
 
+    def _begin(self, prompts: Rows) -> DecodingState:
+        """What a search begins with: the prompts, read."""
+        return self.backbone.start(prompts)
+
     def _decode(self, prompts: Rows, k: int, banned: Tensor | None) -> Ranking:
         decode, norm = self.config["decode"], self.config["norm"]
         if decode == "free":
             items, _, scores = self.write(prompts, max(k, self.config["num_beams"]))
             return self._free_ranking(items, scores, k, banned)
         with self.autocast():
-            state = self.backbone.start(prompts)
+            state = self._begin(prompts)
             if decode == "exact_all":
                 return exact_top_k(state, self.trie, k, norm, banned)
             if decode == "exact_topk":
@@ -239,7 +243,7 @@ class GenerativeRecommender(SequentialRecommender):
     def score_all(self, interaction) -> Tensor:
         """``[B, n_items]`` exact log-probability of every item, ``-inf`` for the padding."""
         with self.autocast():
-            return score_catalogue(self.backbone.start(self.prompt_of(interaction)), self.trie, self.config["norm"])
+            return score_catalogue(self._begin(self.prompt_of(interaction)), self.trie, self.config["norm"])
 
     @torch.no_grad()
     def predict(self, interaction) -> Tensor:
@@ -268,7 +272,7 @@ class GenerativeRecommender(SequentialRecommender):
         size = users_that_fit(self.backbone.bytes_per_token, longest, self.device)
         for rows in prompts.lengths.argsort().split(size):
             with self.autocast():
-                state = self.backbone.start(prompts.rows(rows))
+                state = self._begin(prompts.rows(rows))
                 scores[rows] = score_items(state, self.trie, candidates[rows], norm)
         return scores
 

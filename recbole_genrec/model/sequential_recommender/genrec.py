@@ -8,6 +8,8 @@ from torch import Tensor
 from recbole_genrec.backbone.identified import IdentifiedCausalBackbone
 from recbole_genrec.data.windows import TARGET_ROW, one_in
 from recbole_genrec.decoding.exact import step_log_probs
+from recbole_genrec.decoding.prior import ItemPrior
+from recbole_genrec.decoding.tree import DecodingState
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
@@ -47,6 +49,12 @@ class GenRec(GenerativeRecommender):
         if config["layout"] == "shared_prefix" and config["item_dropout"]:
             raise UserError("item_dropout needs layout continuation or per_target: in shared_prefix an item that is "
                             "left out would take a target along")
+        if config["item_prior"] and not (config["item_embedding"] and config["norm"] == "trie"):
+            raise UserError("item_prior needs item_embedding: true, whose table it reads, and norm: trie, in which the "
+                            "choices among titles begin with it")
+        if config["item_prior"] and config["decode"] == "free":
+            raise UserError("item_prior needs a decode that chooses among titles: what is written freely begins with "
+                            "nothing")
         if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
             raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
                             "once for many targets")
@@ -107,9 +115,15 @@ class GenRec(GenerativeRecommender):
                          batch.pairs)
         with self.autocast():
             # Only supervised positions go through the head, by far the widest layer.
-            states = self.backbone.hidden_states(batch)[:, :-1][supervised]
-            total = self._sum(loss, states, taken)
-        return total / count
+            states = self.backbone.hidden_states(batch)
+            mean = self._sum(loss, states[:, :-1][supervised], taken) / count
+            if self.config["item_prior"]:
+                mean = mean + self._item_loss(states, batch, history.size(1))
+        return mean
+
+    def training_flops(self, work: Work) -> float:
+        items = 6 * work.targets * self.backbone.items.weight.numel() if self.config["item_prior"] else 0
+        return super().training_flops(work) + items
 
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` tokens of each training sample's row, but for what ``max_prompt_tokens`` cuts: a key to sort by."""
@@ -128,6 +142,22 @@ class GenRec(GenerativeRecommender):
         if self.config["layout"] == "continuation":
             titles |= (batch.segment >= 1) & (batch.segment <= longest)
         return titles & batch.mask
+
+    def _item_loss(self, states: Tensor, batch: Batch, longest: int) -> Tensor:
+        """Mean cross-entropy over all items of what the states before the titles say of them."""
+        titles = self._titles(batch, longest)
+        begins = titles.clone()
+        begins[:, 1:] &= batch.segment[:, 1:] != batch.segment[:, :-1]
+        row, column = begins.nonzero(as_tuple=True)
+        known = column > 0  # nothing is before a title that begins the row
+        logits = self.backbone.item_logits(states[row[known], column[known] - 1])
+        return torch.nn.functional.cross_entropy(logits.float(), batch.item[titles & (batch.item > 0)][known])
+
+    def _begin(self, prompts: Batch) -> DecodingState:
+        state = super()._begin(prompts)
+        if self.config["item_prior"]:
+            state.prior = ItemPrior.of(self.backbone.item_logits(state.hidden), self.trie)
+        return state
 
     def _catalogue_loss(self, logits: Tensor, node: Tensor) -> Tensor:
         return -step_log_probs(logits, node, self.trie).sum()
