@@ -62,8 +62,8 @@ _NUMBERS = {
     "hidden_dropout_prob": (float, 0, 1), "attn_dropout_prob": (float, 0, 1), "dropout_prob": (float, 0, 1),
     "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
     "gradient_accumulation_steps": (int, 1, None), "max_history_items": (int, 1, None),
-    "infill_share": (float, 0, 1), "item_dropout": (float, 0, 0.9), "target_stride": (int, 1, None),
-    "mask_ratio": (float, 0, 1),
+    "infill_share": (float, 0, 1), "item_dropout": (float, 0, 0.9), "item_prior": (float, 0, None),
+    "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
     "entity_bias": (float, 0, None), "last_bias": (float, 0, 1), "candidate_count": (int, 2, None),
     "candidates": (int, 2, None), "candidate_seed": (int, 0, 2**32 - 1), "concurrency": (int, 1, 256),
     "requests_per_minute": (int, 1, None), "request_timeout": (float, 0.01, None), "request_retries": (int, 0, 100),
@@ -87,7 +87,7 @@ _CHOICES = {
     "norm": ("full", "trie"),
     "objective": ("vocabulary", "catalogue"), "precision": ("auto", "fp32", "bf16"),
     "mask_history": (True, False), "repeat_consumption": (True, False), "test_unmasked": (True, False),
-    "train_on_prompt": (True, False), "item_embedding": (True, False), "item_prior": (True, False),
+    "train_on_prompt": (True, False), "item_embedding": (True, False),
     "resume": (True, False), "force": (True, False), "fsdp": (True, False),
     "trust_remote_code": (True, False), "gradient_checkpointing": (True, False), "torch_compile": (True, False),
     "loss_type": ("CE", "BPR"), "prompt_eval": ("seen", "unseen", "both"),
@@ -102,8 +102,8 @@ _CHOICES = {
 
 
 #: Keys of our models that must have a value where a model has them.
-_NEVER_NULL = ("prompt", "max_prompt_tokens", "max_history_items", "infill_share", "item_dropout", "target_stride",
-               "candidate_count", "mask_ratio", "entity_bias", "mask_levels", "task_families", "period_sampling",
+_NEVER_NULL = ("prompt", "max_prompt_tokens", "max_history_items", "infill_share", "item_dropout", "item_prior",
+               "target_stride", "candidate_count", "mask_ratio", "entity_bias", "mask_levels", "task_families", "period_sampling",
                "period_days", "train_stage", "num_beams", "lora_r", "candidate_seed", "concurrency", "request_timeout",
                "request_retries", "max_answer_tokens", "api_key_env")
 

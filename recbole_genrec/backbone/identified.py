@@ -11,7 +11,8 @@ from recbole_genrec.encoder_texts.masked import MaskedBatch
 from recbole_genrec.prompt import Batch
 
 
-#: Share of a state that is left out in training when it is compared with the items; RecBole's SASRec has as much.
+#: Share of a state that is left out in training when it is compared with the items. RecBole's SASRec leaves out as
+#: much within its layers.
 DROPOUT = 0.5
 
 
@@ -46,7 +47,8 @@ class IdentifiedCausalBackbone(CausalBackbone):
     """A decoder-only model with a table of item embeddings, each added to the token that ends the item.
 
     A title is read and written without it; whoever reads on after the title knows whose it was. The table begins as
-    zeros and is trained whole, as in :class:`IdentifiedBackbone`. It can be asked which item comes next, too.
+    zeros and is trained whole, as in :class:`IdentifiedBackbone`. Asked
+    which item comes next, it moves the rows of all items, those that training never sees away from every state.
     """
 
     of_catalogue = frozenset({"items.weight"})
@@ -62,7 +64,7 @@ class IdentifiedCausalBackbone(CausalBackbone):
 
     def item_logits(self, states: Tensor) -> Tensor:
         """``[B, d]`` states -> ``[B, items]``, how well each item's embedding agrees; ``-inf`` for row 0."""
-        logits = torch.nn.functional.dropout(states, DROPOUT, self.training) @ self.items.weight.T.to(states.dtype)
+        logits = nn.functional.linear(nn.functional.dropout(states, DROPOUT, self.training), self.items.weight)
         return logits.index_fill(1, torch.zeros(1, dtype=torch.int64, device=logits.device), -torch.inf)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recbole_genrec.decoding.prior import ItemPrior
 from recbole_genrec.decoding.tree import (NEVER, DecodingState, Ranking, child_log_probs, edge_log_probs,
                                           log_partition, tokens_to_push)
 from recbole_genrec.decoding.trie import Trie, ragged
@@ -115,13 +114,13 @@ def score_items(state: DecodingState, trie: Trie, items: Tensor, norm: str = "fu
         own = torch.arange(len(states), device=states.device)
         step = state.logits_at(states, own, tokens[scored]).float() - log_partition(state, states)
     else:
-        user = torch.arange(users, device=tokens.device)[:, None, None].expand_as(tokens)[scored]
-        step = step_log_probs(state.logits(states), node[scored], trie, state.prior, user)
+        step = step_log_probs(state.logits(states), node[scored], trie)
+        if state.prior is not None:
+            step = step + state.prior[scored.nonzero()[:, 0], node[scored]]
     return torch.zeros(tokens.shape, device=tokens.device).masked_scatter(scored, step).sum(2)
 
 
-def step_log_probs(logits: Tensor, node: Tensor, trie: Trie, prior: ItemPrior | None = None,
-                   reader: Tensor | None = None) -> Tensor:
+def step_log_probs(logits: Tensor, node: Tensor, trie: Trie) -> Tensor:
     """Log-probability of each choice on an item's path, among the children of the node that it leaves.
 
     Summed over a path this is the item's log-probability in the catalogue, so its negative is exactly the
@@ -132,15 +131,10 @@ def step_log_probs(logits: Tensor, node: Tensor, trie: Trie, prior: ItemPrior | 
         logits: ``[N, V]`` over the vocabulary, at the parent of each node.
         node: ``[N]`` nodes taken; none is the root.
         trie: over the item index.
-        prior: what the choices begin with, if anything.
-        reader: ``[N]`` whose of the prior each choice is.
     Returns:
         ``[N]`` float32.
     """
     parent = trie.parent[node].long()
     fan = trie.children(parent)
-    chosen = logits[fan.row, trie.token[fan.child].long()]
-    if prior is not None:
-        chosen = chosen.float() + prior.log_mass(reader[fan.row], fan.child)
-    steps = fan.log_softmax(chosen)
+    steps = fan.log_softmax(logits[fan.row, trie.token[fan.child].long()])
     return steps[fan.count.cumsum(0) - fan.count + node - trie.first[parent]]

@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from recbole_genrec.decoding.prior import ItemPrior
 from recbole_genrec.decoding.trie import Fan, Trie, ragged
 
 NEVER = -torch.inf
@@ -24,8 +23,8 @@ class DecodingState(Protocol):
     hidden: Tensor
     """``[B, d]`` state that predicts the first token of the answer."""
 
-    prior: ItemPrior | None
-    """What each user's choices begin with, under ``norm="trie"``; None: with nothing."""
+    prior: Tensor | None
+    """``[B, nodes]`` what another judge adds to the log-probability of each choice under ``norm="trie"``, or None."""
 
     def push(self, tokens: Tensor, visible: Tensor, depth: Tensor, intra: Tensor | None = None) -> Tensor:
         """Run new tokens; ``visible[:, q]`` tells which generated tokens (all so far, then the new ones) ``q`` sees.
@@ -150,7 +149,7 @@ class Tree:
         """Go on with these users only."""
         self.state.select(rows)
         if self.state.prior is not None:
-            self.state.prior = self.state.prior.rows(rows)
+            self.state.prior = self.state.prior[rows]
         self.pushed = self.pushed[:, rows]
 
 
@@ -179,9 +178,12 @@ def child_log_probs(state: DecodingState, hidden: Tensor, fan: Fan, token: Tenso
     if norm not in ("full", "trie"):
         raise ValueError(f"norm={norm!r} is neither full nor trie")
     picked = state.logits_at(hidden, fan.row, token).float()
-    if state.prior is not None and norm == "trie":
-        picked = picked + state.prior.log_mass(fan.row // (len(hidden) // len(state.hidden)), fan.child)
-    return _sane(fan.log_softmax(picked) if norm == "trie" else picked - log_partition(state, hidden)[fan.row])
+    if norm == "full":
+        return _sane(picked - log_partition(state, hidden)[fan.row])
+    step = fan.log_softmax(picked)
+    if state.prior is not None:
+        step = step + state.prior[fan.row // (len(hidden) // len(state.hidden)), fan.child]
+    return _sane(step)
 
 
 def _sane(log_probs: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from recbole_genrec.backbone.head import sum_in_pieces
 from recbole_genrec.backbone.identified import IdentifiedCausalBackbone
 from recbole_genrec.data.windows import TARGET_ROW, one_in
 from recbole_genrec.decoding.exact import step_log_probs
-from recbole_genrec.decoding.prior import ItemPrior
+from recbole_genrec.decoding.prior import branch_log_probs
 from recbole_genrec.decoding.tree import DecodingState
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work
@@ -49,12 +51,9 @@ class GenRec(GenerativeRecommender):
         if config["layout"] == "shared_prefix" and config["item_dropout"]:
             raise UserError("item_dropout needs layout continuation or per_target: in shared_prefix an item that is "
                             "left out would take a target along")
-        if config["item_prior"] and not (config["item_embedding"] and config["norm"] == "trie"):
-            raise UserError("item_prior needs item_embedding: true, whose table it reads, and norm: trie, in which the "
-                            "choices among titles begin with it")
-        if config["item_prior"] and config["decode"] == "free":
-            raise UserError("item_prior needs a decode that chooses among titles: what is written freely begins with "
-                            "nothing")
+        if config["item_prior"] and (config["norm"] != "trie" or config["decode"] == "free"):
+            raise UserError(f"item_prior has a say in choices among titles, and norm={config['norm']}, decode="
+                            f"{config['decode']} has other ones: take norm=trie and a decode that is not free")
         if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
             raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
                             "once for many targets")
@@ -65,7 +64,7 @@ class GenRec(GenerativeRecommender):
         return [*self.template.prefixes, self.template.suffix]
 
     def make_prompts(self, dataset) -> PromptBuilder:
-        if self.config["item_embedding"]:
+        if self.config["item_embedding"] or self.config["item_prior"]:
             self.backbone.add_table(self.n_items)
         return PromptBuilder(self.index, self.tokenizer, self.template,
                              self.config["max_prompt_tokens"]).to(self.device)
@@ -116,10 +115,10 @@ class GenRec(GenerativeRecommender):
         with self.autocast():
             # Only supervised positions go through the head, by far the widest layer.
             states = self.backbone.hidden_states(batch)
-            mean = self._sum(loss, states[:, :-1][supervised], taken) / count
+            total = self._sum(loss, states[:, :-1][supervised], taken)
             if self.config["item_prior"]:
-                mean = mean + self._item_loss(states, batch, history.size(1))
-        return mean
+                total = total + self._item_loss(states, batch, history.size(1))
+        return total / count
 
     def training_flops(self, work: Work) -> float:
         items = 6 * work.targets * self.backbone.items.weight.numel() if self.config["item_prior"] else 0
@@ -144,19 +143,23 @@ class GenRec(GenerativeRecommender):
         return titles & batch.mask
 
     def _item_loss(self, states: Tensor, batch: Batch, longest: int) -> Tensor:
-        """Mean cross-entropy over all items of what the states before the titles say of them."""
+        """Sum of the cross-entropies over all items of what the states before the titles say of them."""
         titles = self._titles(batch, longest)
         begins = titles.clone()
         begins[:, 1:] &= batch.segment[:, 1:] != batch.segment[:, :-1]
         row, column = begins.nonzero(as_tuple=True)
         known = column > 0  # nothing is before a title that begins the row
-        logits = self.backbone.item_logits(states[row[known], column[known] - 1])
-        return torch.nn.functional.cross_entropy(logits.float(), batch.item[titles & (batch.item > 0)][known])
+        item = batch.item[titles & (batch.item > 0)][known]
+        return sum_in_pieces(
+            lambda part, rows: cross_entropy(self.backbone.item_logits(part).float(), item[rows], reduction="sum"),
+            states[row[known], column[known] - 1], [self.backbone.items.weight], self.n_items)
 
     def _begin(self, prompts: Batch) -> DecodingState:
         state = super()._begin(prompts)
-        if self.config["item_prior"]:
-            state.prior = ItemPrior.of(self.backbone.item_logits(state.hidden), self.trie)
+        if weight := self.config["item_prior"]:
+            with torch.autocast(self.device.type, enabled=False):
+                logits = self.backbone.item_logits(state.hidden.float())
+            state.prior = weight * branch_log_probs(logits, self.trie)
         return state
 
     def _catalogue_loss(self, logits: Tensor, node: Tensor) -> Tensor:
