@@ -43,15 +43,15 @@ def best_first(state: DecodingState, trie: Trie, k: int, norm: str = "trie", ban
     cut = torch.zeros(users, dtype=torch.bool, device=device)
 
     fan = trie.children(torch.zeros(users, dtype=torch.int64, device=device))
-    prior, ends = torch.zeros(users, 1, device=device), state.hidden
+    reached, ends = torch.zeros(users, 1, device=device), state.hidden
     node = torch.zeros(users, 0, dtype=torch.int64, device=device)  # open prefixes
     score = torch.zeros(users, 0, device=device)
     while True:
         token = trie.token[fan.child].long()
-        total = prior.flatten()[fan.row] + child_log_probs(state, ends, fan, token, norm)
-        owner = fan.row // prior.size(1)
+        total = reached.flatten()[fan.row] + child_log_probs(state, ends, fan, token, norm)
+        owner = fan.row // reached.size(1)
         hopeful = (total > best.scores[:, -1][owner]).nonzero().squeeze(1)
-        per_user = torch.bincount(owner[hopeful], minlength=len(prior))
+        per_user = torch.bincount(owner[hopeful], minlength=len(reached))
         total, child = (side_by_side(values[hopeful], per_user, fill)
                         for values, fill in ((total, NEVER), (fan.child, 0)))
         if banned is not None:
@@ -88,21 +88,21 @@ def best_first(state: DecodingState, trie: Trie, k: int, norm: str = "trie", ban
             banned = None if banned is None else banned[left]
 
         # The best open prefixes, as many as the pass has room for, but one at the least.
-        prior, place = score.topk(min(TOKENS_PER_PASS, score.size(1)), dim=1)
+        reached, place = score.topk(min(TOKENS_PER_PASS, score.size(1)), dim=1)
         taken = node.gather(1, place)
-        length = tokens_to_push(trie, taken, norm) * (prior > NEVER)
+        length = tokens_to_push(trie, taken, norm) * (reached > NEVER)
         fits = length.cumsum(1) <= TOKENS_PER_PASS
         fits[:, 0] = True
         length = length * fits
-        score = score.scatter(1, place, prior.masked_fill(length > 0, NEVER))
+        score = score.scatter(1, place, reached.masked_fill(length > 0, NEVER))
         spent += length.sum(1)
         hidden, last, each = tree.push_edges(taken, length)
         if norm == "full":
-            prior = prior + edge_log_probs(state, trie, hidden, taken.flatten(), each).view_as(prior)
+            reached = reached + edge_log_probs(state, trie, hidden, taken.flatten(), each).view_as(reached)
             titles = trie.is_leaf(taken) & (length > 0)
             if banned is not None:
                 titles &= ~trie.all_banned(taken, banned)
-            best.add(trie.item[trie.low[taken]], prior.masked_fill(~titles, NEVER))
+            best.add(trie.item[trie.low[taken]], reached.masked_fill(~titles, NEVER))
         begin = trie.first[taken].long()
         fan = ragged(begin.flatten(), ((trie.first[taken + 1] - begin) * (length > 0)).flatten())
         ends = hidden[last.flatten()]
