@@ -98,7 +98,7 @@ class Data:
         """RecBole's train, valid and test loaders.
 
         The model may narrow the training samples to those it uses (``rows`` does it in its stead), and say how long
-        they are: then a training batch holds rows of like length.
+        they are: then the batches of an optimizer step hold rows of like length each.
         """
         train, valid, test = self.parts
         if rows is None and hasattr(model, "training_rows"):
@@ -110,8 +110,8 @@ class Data:
                         for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers))
         if hasattr(model, "training_lengths"):
             batches = loaders[0].batch_sampler
-            batches.sampler = LikeLength(batches.sampler, model.training_lengths(train), batches.batch_size,
-                                         loaders[0].generator)
+            batches.sampler = LikeLength(batches.sampler, model.training_lengths(train),
+                                         batches.batch_size * config["gradient_accumulation_steps"])
         return loaders
 
 

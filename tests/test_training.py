@@ -143,20 +143,16 @@ def test_blocks_have_the_loss_and_the_gradients_of_the_dense_mask(dataset, monke
 
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(0, 99))
 @settings(max_examples=60)
-def test_each_sample_comes_once_and_like_lengths_together(count, size, seed):
+def test_each_step_has_the_samples_that_it_would_have_and_they_are_sorted(count, step, seed):
     lengths = torch.randint(1, 50, (count,), generator=torch.Generator().manual_seed(seed))
-    generator = torch.Generator().manual_seed(seed)
-    sampler = LikeLength(RandomSampler(range(count), generator=generator), lengths, size, generator)
-    epochs = [list(sampler) for _ in range(2)]
-    assert len(sampler) == count and all(sorted(epoch) == list(range(count)) for epoch in epochs)
-    full = count // size * size
-    batches = lengths[torch.tensor(epochs[0][:full], dtype=torch.int64)].view(-1, size).sort(1).values
-    # All fits one pool here: no two batches overlap but in a length that they share.
-    spans = sorted((int(row[0]), int(row[-1])) for row in batches)
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:]))
-    again = torch.Generator().manual_seed(seed)
-    same = LikeLength(RandomSampler(range(count), generator=again), lengths, size, again)
-    assert [list(same) for _ in range(2)] == epochs
+    plain, inner = (RandomSampler(range(count), generator=torch.Generator().manual_seed(seed)) for _ in range(2))
+    sampler = LikeLength(inner, lengths, step)
+    assert len(sampler) == count
+    for _ in range(2):
+        drawn, sorted_ = (torch.tensor(list(samples)).split(step) for samples in (plain, sampler))
+        for before, after in zip(drawn, sorted_, strict=True):
+            assert before.sort().values.tolist() == after.sort().values.tolist()
+            assert (lengths[after].diff() >= 0).all()
 
 
 @pytest.mark.parametrize("layout", ["per_target", "shared_prefix", "continuation"])
@@ -173,7 +169,7 @@ def test_training_lengths_are_those_of_the_rows(dataset, layout):
 
 
 @pytest.mark.parametrize("layout", ["per_target", "shared_prefix", "continuation"])
-def test_an_epoch_has_the_samples_that_it_had_and_little_padding(dataset, layout):
+def test_an_epoch_has_the_samples_that_it_had_and_less_padding(dataset, layout):
     model, data = make(dataset, layout=layout, train_batch_size=8)
     rows = model.training_rows(data.parts[0])
     expected = data.parts[0].inter_feat if rows is None else data.parts[0].inter_feat[rows]
@@ -186,7 +182,7 @@ def test_an_epoch_has_the_samples_that_it_had_and_little_padding(dataset, layout
     first, second = ([batch["target_row"].tolist() for batch in epoch] for epoch in epochs)
     assert first != second
     bucketed = padding(model, epochs[0])
-    assert bucketed < 0.5 * padding(model, list(Data.loaders(data, model.config)[0])) or bucketed < 0.02
+    assert bucketed < 0.8 * padding(model, list(Data.loaders(data, model.config)[0])) or bucketed < 0.02
 
 
 def padding(model, batches) -> float:

@@ -29,10 +29,6 @@ class SASRecPlus(SASRec):
         """Samples whose windows cover each training interaction once."""
         return one_in(dataset, self.max_seq_length + 1)
 
-    def training_lengths(self, dataset) -> Tensor:
-        """``[N]`` items of each window."""
-        return dataset.inter_feat[self.ITEM_SEQ_LEN]
-
     def calculate_loss(self, interaction) -> Tensor:
         """Mean cross-entropy of all targets in the windows; scalar."""
         history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
