@@ -169,8 +169,8 @@ def test_training_lengths_are_those_of_the_rows(dataset, layout):
 
 
 @pytest.mark.parametrize("layout", ["per_target", "shared_prefix", "continuation"])
-def test_an_epoch_has_the_samples_that_it_had_and_less_padding(dataset, layout):
-    model, data = make(dataset, layout=layout, train_batch_size=8)
+def test_an_epoch_has_the_samples_that_it_had_and_little_padding(dataset, layout):
+    model, data = make(dataset, layout=layout, train_batch_size=8, gradient_accumulation_steps=64)
     rows = model.training_rows(data.parts[0])
     expected = data.parts[0].inter_feat if rows is None else data.parts[0].inter_feat[rows]
     loader, _, _ = data.loaders(model.config, model)
@@ -182,7 +182,7 @@ def test_an_epoch_has_the_samples_that_it_had_and_less_padding(dataset, layout):
     first, second = ([batch["target_row"].tolist() for batch in epoch] for epoch in epochs)
     assert first != second
     bucketed = padding(model, epochs[0])
-    assert bucketed < 0.8 * padding(model, list(Data.loaders(data, model.config)[0])) or bucketed < 0.02
+    assert bucketed < 0.5 * padding(model, list(Data.loaders(data, model.config)[0])) or bucketed < 0.02
 
 
 def padding(model, batches) -> float:

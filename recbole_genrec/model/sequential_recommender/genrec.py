@@ -100,8 +100,9 @@ class GenRec(GenerativeRecommender):
             history = history.masked_fill(left_out, 0)
         lay_out = self.prompts.branched if self.config["layout"] == "shared_prefix" else self.prompts
         batch = lay_out(history, interaction[self.ITEM_ID], random_instruction=True)
-        titles = self._titles(batch, history.size(1))[:, 1:]  # the first token is never learnt: nothing is before it
-        supervised = batch.mask[:, 1:] if self.config["train_on_prompt"] else titles
+        titles = self._titles(batch, history.size(1))
+        learnt = titles[:, 1:]  # the first token is never learnt: nothing is before it
+        supervised = batch.mask[:, 1:] if self.config["train_on_prompt"] else learnt
         node = batch.node[:, 1:]
         leaf = (node > 0) & self.trie.is_leaf(node)  # one a title
         if self.config["objective"] == "catalogue":
@@ -110,14 +111,14 @@ class GenRec(GenerativeRecommender):
             taken = node[supervised]
         else:
             taken, loss, count = batch.tokens[:, 1:][supervised], self._vocabulary_loss, supervised.sum()
-        self.work = Work((titles & leaf).sum(), count, batch.lengths.sum(), batch.tokens.numel(), len(taken),
+        self.work = Work((learnt & leaf).sum(), count, batch.lengths.sum(), batch.tokens.numel(), len(taken),
                          batch.pairs)
         with self.autocast():
             # Only supervised positions go through the head, by far the widest layer.
             states = self.backbone.hidden_states(batch)
             total = self._sum(loss, states[:, :-1][supervised], taken)
             if self.config["item_prior"]:
-                total = total + self._item_loss(states, batch, history.size(1))
+                total = total + self._item_loss(states, batch, titles)
         return total / count
 
     def training_flops(self, work: Work) -> float:
@@ -142,9 +143,8 @@ class GenRec(GenerativeRecommender):
             titles |= (batch.segment >= 1) & (batch.segment <= longest)
         return titles & batch.mask
 
-    def _item_loss(self, states: Tensor, batch: Batch, longest: int) -> Tensor:
-        """Sum of the cross-entropies over all items of what the states before the titles say of them."""
-        titles = self._titles(batch, longest)
+    def _item_loss(self, states: Tensor, batch: Batch, titles: Tensor) -> Tensor:
+        """Sum of the cross-entropies over all items of what the states before the ``titles`` say of them."""
         begins = titles.clone()
         begins[:, 1:] &= batch.segment[:, 1:] != batch.segment[:, :-1]
         row, column = begins.nonzero(as_tuple=True)
