@@ -201,10 +201,14 @@ def _decode(core: nn.Module, hidden: Tensor, mask: Tensor, all_depths: Tensor, d
     decoder = core.get_decoder()
     if hasattr(decoder, "block"):  # T5: a bias by the distance of two tokens on a path
         first = decoder.block[0].layer[0].SelfAttention
-        bucket = first._relative_position_bucket(all_depths.unsqueeze(1) - depth.unsqueeze(2), bidirectional=False,
+        # One entry a distance, then looked up: far fewer logarithms than pairs of tokens. All beyond the last are alike.
+        farthest = first.relative_attention_max_distance
+        bucket = first._relative_position_bucket(-torch.arange(farthest + 1, device=depth.device), bidirectional=False,
                                                  num_buckets=first.relative_attention_num_buckets,
-                                                 max_distance=first.relative_attention_max_distance)
-        bias = first.relative_attention_bias(bucket).permute(0, 3, 1, 2).to(hidden.dtype)
+                                                 max_distance=farthest)
+        table = first.relative_attention_bias(bucket).T.to(hidden.dtype)
+        distance = (depth.unsqueeze(2) - all_depths.unsqueeze(1)).clamp_(0, farthest)
+        bias = table.index_select(1, distance.flatten()).view(-1, *distance.shape).transpose(0, 1)
         for block in decoder.block:
             hidden = block(hidden, attention_mask=mask, position_bias=bias, encoder_hidden_states=encoded,
                            encoder_decoder_position_bias=encoded_mask, past_key_values=cache)[0]
