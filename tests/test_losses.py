@@ -177,8 +177,21 @@ def test_the_embedding_of_items_is_trained_beside_lora(dataset, tmp_path, own, p
     rows = data.parts[0].inter_feat[torch.arange(4)]
     model.calculate_loss(rows).backward()
     trained = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
-    assert "backbone.items.weight" in trained and any("lora" in name for name in trained)
+    first = "items" if "item_prior" in own else "item_norm"  # of gain 0: nothing of the items is heard before it moves
+    assert f"backbone.{first}.weight" in trained and any("lora" in name for name in trained)
     assert model.eval().recommend(data.parts[2].inter_feat[torch.arange(4)], 5).items.min() > 0
+
+
+def test_a_pretrained_model_begins_as_it_was_loaded_and_a_scratch_model_hears_its_items(dataset, tmp_path):
+    tokenizer = train_tokenizer(["Lego City Police", "Uno, the game", "Toy 1", "\n"], 400)
+    tokenizer.save_pretrained(tmp_path)
+    tiny_model("llama", vocab=len(tokenizer)).save_pretrained(tmp_path)
+    for llm, same in ((str(tmp_path), True), ("tiny-llama", False)):
+        model, data = make(dataset, item_embedding=True, llm=llm)
+        prompts = model.eval().prompt_of(data.parts[2].inter_feat[torch.arange(4)])
+        with_items = model.backbone.hidden_states(prompts)
+        model.backbone.items = None
+        assert torch.equal(with_items, model.backbone.hidden_states(prompts)) == same
 
 
 @pytest.mark.parametrize("objective", ["catalogue", "vocabulary"])

@@ -14,6 +14,8 @@ from recbole_genrec.prompt import Batch
 #: Share of a state that is left out in training when it is compared with the items. RecBole's SASRec leaves out as
 #: much within its layers.
 DROPOUT = 0.5
+#: Standard deviation of the rows of a new table, as in RecBole's SASRec.
+SPREAD = 0.02
 
 
 class IdentifiedBackbone(Seq2SeqBackbone):
@@ -46,21 +48,31 @@ class IdentifiedBackbone(Seq2SeqBackbone):
 class IdentifiedCausalBackbone(CausalBackbone):
     """A decoder-only model with a table of item embeddings, each added to the token that ends the item.
 
-    A title is read and written without it; whoever reads on after the title knows whose it was. The table begins as
-    zeros and is trained whole, as in :class:`IdentifiedBackbone`. Asked
-    which item comes next, it moves the rows of all items, those that training never sees away from every state.
+    A title is read and written without it; whoever reads on after the title knows whose it was. The table is trained
+    whole, under LoRA too. What is added is normalised, so that an item is heard from the first step on: rows small
+    enough to be compared with states (:meth:`item_logits`) are too faint to be told apart beside what attention adds.
+    A pre-trained model hears nothing before the first step, its gain is 0.
     """
 
     of_catalogue = frozenset({"items.weight"})
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        self.items = None
+        self.items = self.item_norm = None
 
-    def add_table(self, items: int) -> None:
-        """Make the table; row 0 is that of all other tokens and stays zero."""
+    def add_table(self, items: int, gain: float) -> None:
+        """Make the table, of random rows; row 0 is that of all other tokens and stays zero.
+
+        Args:
+            items: rows.
+            gain: what a normalised row is multiplied with before the first step; it is learnt.
+        """
         width = self.core.config.hidden_size
-        self.items = nn.Embedding(items, width, padding_idx=0, _weight=torch.zeros(items, width))
+        self.items = nn.Embedding(items, width, padding_idx=0)
+        self.item_norm = nn.RMSNorm(width)
+        with torch.no_grad():
+            self.items.weight[1:].normal_(std=SPREAD)
+            self.item_norm.weight.fill_(gain)
 
     def item_logits(self, states: Tensor) -> Tensor:
         """``[B, d]`` states -> ``[B, items]``, how well each item's embedding agrees; ``-inf`` for row 0."""
@@ -71,4 +83,4 @@ class IdentifiedCausalBackbone(CausalBackbone):
         if self.items is None:
             return super().inputs(batch)
         tokens = self.core.get_input_embeddings()(batch.tokens)
-        return {"inputs_embeds": tokens + self.items(batch.item).to(tokens.dtype)}
+        return {"inputs_embeds": tokens + self.item_norm(self.items(batch.item)).to(tokens.dtype)}

@@ -65,7 +65,7 @@ class GenRec(GenerativeRecommender):
 
     def make_prompts(self, dataset) -> PromptBuilder:
         if self.config["item_embedding"] or self.config["item_prior"]:
-            self.backbone.add_table(self.n_items)
+            self.backbone.add_table(self.n_items, gain=float(not self.pretrained))
         return PromptBuilder(self.index, self.tokenizer, self.template,
                              self.config["max_prompt_tokens"]).to(self.device)
 
