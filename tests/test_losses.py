@@ -187,7 +187,7 @@ def test_a_pretrained_model_begins_as_it_was_loaded_and_a_scratch_model_hears_it
     tokenizer.save_pretrained(tmp_path)
     tiny_model("llama", vocab=len(tokenizer)).save_pretrained(tmp_path)
     for llm, same in ((str(tmp_path), True), ("tiny-llama", False)):
-        model, data = make(dataset, item_embedding=True, llm=llm)
+        model, data = make(dataset, item_embedding=True, llm=llm, max_prompt_tokens=200)
         prompts = model.eval().prompt_of(data.parts[2].inter_feat[torch.arange(4)])
         with_items = model.backbone.hidden_states(prompts)
         model.backbone.items = None
