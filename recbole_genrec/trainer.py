@@ -22,6 +22,7 @@ from transformers import get_scheduler
 from recbole_genrec.evaluation.cost import Work, training_cost
 from recbole_genrec.evaluation.fair import FairTrainer
 from recbole_genrec.running import parallel, termination
+from recbole_genrec.running.averaging import Average
 from recbole_genrec.running.checkpoint import (Checkpoints, flush, model_state, optimizer_state, random_state,
                                                set_model_state, set_optimizer_state, set_random_state)
 from recbole_genrec.running.failures import Diverged
@@ -83,6 +84,8 @@ class GenRecTrainer(FairTrainer):
         self.flops_per_target: float | None = None
         self.curve: list[dict] = []
         self.scheduler = None
+        #: Of the weights, while they are trained under ``ema_decay``.
+        self.average: Average | None = None
         self._pass: Pass | None = None
         self._kept_at = time.monotonic()
 
@@ -107,8 +110,9 @@ class GenRecTrainer(FairTrainer):
         return optimizer
 
     def fit(self, train_data, valid_data=None, **kwargs):
-        """RecBole's ``fit`` under ``lr_scheduler_type``, ``warmup_steps`` and ``max_train_minutes``."""
+        """RecBole's ``fit`` under ``lr_scheduler_type``, ``warmup_steps``, ``ema_decay`` and ``max_train_minutes``."""
         self.scheduler = None
+        self.average = Average(self.model, self.config["ema_decay"]) if self.config["ema_decay"] else None
         name = self.config["lr_scheduler_type"]
         if name and name != "constant":
             steps = max(1, self.epochs * math.ceil(len(train_data) / self.config["gradient_accumulation_steps"]))
@@ -240,6 +244,8 @@ class GenRecTrainer(FairTrainer):
         scaler.step(self.optimizer)
         scaler.update()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
         if self.scheduler is not None:
             self.scheduler.step()
 
@@ -249,9 +255,14 @@ class GenRecTrainer(FairTrainer):
         raise termination.Terminated  # it came to another process
 
     def _valid_epoch(self, valid_data, show_progress=False):
-        score, result = super()._valid_epoch(valid_data, show_progress)
+        with self._averaged():
+            score, result = super()._valid_epoch(valid_data, show_progress)
         self.curve[-1]["valid"] = {metric: float(value) for metric, value in result.items()}
         return score, result
+
+    def _averaged(self) -> contextlib.AbstractContextManager:
+        """The model as it is evaluated and kept."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
     def cost(self) -> dict[str, float | None]:
         """What training has cost so far (see evaluation/cost.py)."""
@@ -265,7 +276,7 @@ class GenRecTrainer(FairTrainer):
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """Keep the model as safetensors; the folder is complete or not there at all."""
         fresh = self.model_dir.with_name(self.model_dir.name + ".new")
-        with termination.held():
+        with termination.held(), self._averaged():
             if parallel.is_main():
                 shutil.rmtree(fresh, ignore_errors=True)
                 save_weights(self.model, fresh)
@@ -287,7 +298,8 @@ class GenRecTrainer(FairTrainer):
         tensors = {"weights": model_state(self.model), "optimizer": optimizer,
                    "random": {f"{rank}.{name}": tensor for rank, (tensors, _) in enumerate(randoms)
                               for name, tensor in tensors.items()},
-                   "order": {"epoch": now.order, "now": train_data.generator.get_state()}}
+                   "order": {"epoch": now.order, "now": train_data.generator.get_state()},
+                   **({} if self.average is None else {"average": self.average.state()})}
         state = {"stage": self.stage, "done": done, "epoch": epoch_idx, "batch": now.batch, "loss": now.loss,
                  "restarts": self.restarts, "work": asdict(_of_all(now.work.numbers())), "seconds": now.seconds,
                  "optimizer": rest, "random": [rest for _, rest in randoms],
@@ -306,6 +318,8 @@ class GenRecTrainer(FairTrainer):
         (tensors, state), self._found = self._found, None
         set_model_state(self.model, tensors["weights"])
         set_optimizer_state(self.optimizer, tensors["optimizer"], state["optimizer"])
+        if self.average is not None:
+            self.average.set_state(tensors["average"])
         if self.scheduler is not None:
             self.scheduler.last_epoch = state["scheduler"]
         self.best_valid_score, self.best_valid_result, self.cur_step = state["best"]

@@ -63,7 +63,7 @@ _NUMBERS = {
     "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
     "gradient_accumulation_steps": (int, 1, None), "max_history_items": (int, 1, None),
     "infill_share": (float, 0, 1), "item_dropout": (float, 0, 0.9), "item_prior": (float, 0, None),
-    "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
+    "ema_decay": (float, 0, 0.99999), "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
     "entity_bias": (float, 0, None), "last_bias": (float, 0, 1), "candidate_count": (int, 2, None),
     "candidates": (int, 2, None), "candidate_seed": (int, 0, 2**32 - 1), "concurrency": (int, 1, 256),
     "requests_per_minute": (int, 1, None), "request_timeout": (float, 0.01, None), "request_retries": (int, 0, 100),

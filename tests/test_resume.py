@@ -23,7 +23,7 @@ SMALL = {"gpu_id": "", "epochs": 3, "train_batch_size": 32, "eval_batch_size": 1
 GENERATIVE = {"precision": "fp32", "num_beams": 10, "decode": "beam", "train_batch_size": 16}
 MODELS = {
     "SASRec": {"hidden_dropout_prob": 0.5, "stopping_step": 1},
-    "GRU4Rec": {"loss_type": "BPR"},
+    "GRU4Rec": {"loss_type": "BPR", "ema_decay": 0.9},
     "BERT4Rec": {},
     "S3Rec": {"pretrain_epochs": 2, "item_attribute": "class"},
     "GenRec": {**GENERATIVE, "gradient_accumulation_steps": 2},

@@ -251,6 +251,33 @@ def test_the_schedule_counts_optimizer_steps(dataset, tmp_path):
     assert rates[0] == 0 and max(rates) == 0.5 and rates[-1] == pytest.approx(0.5 / (steps - 1))
 
 
+def test_an_average_of_the_weights_is_evaluated_and_kept_and_training_goes_on_without_it(dataset, tmp_path):
+    model, data = make(dataset, epochs=3, train_batch_size=8, eval_step=1, ema_decay=0.5)
+    train, valid, _ = data.loaders(model.config, model)
+    trainer = GenRecTrainer(model.config, model, data.dataset, tmp_path)
+    weight = next(model.parameters())
+    expected, seen, steps = weight.detach().clone(), [], 0
+
+    def after_step(*_):
+        nonlocal expected, steps
+        steps += 1
+        kept = min(0.5, steps / (steps + 9))
+        expected = kept * expected + (1 - kept) * weight.detach()
+
+    def evaluated(*arguments, **more):
+        seen.append((weight.detach().clone(), expected.clone()))
+        return GenRecTrainer.evaluate(trainer, *arguments, **more)
+
+    trainer.optimizer.register_step_post_hook(after_step)
+    trainer.evaluate = evaluated
+    trainer.fit(train, valid, show_progress=False)
+    last = weight.detach().clone()
+    assert len(seen) == 3 and all(torch.allclose(mine, average, atol=1e-6) for mine, average in seen)
+    assert not torch.allclose(last, expected, atol=1e-4)
+    trainer.load_best()
+    assert any(torch.equal(weight, mine) for mine, _ in seen)
+
+
 # ------------------------------------------------------------------------------------ checkpointing, compilation
 
 @pytest.mark.parametrize("layout", ["continuation", "shared_prefix"])

@@ -172,9 +172,7 @@ class Seq2SeqState:
     def _run(self, tokens: Tensor, visible: Tensor, depth: Tensor, intra: Tensor) -> Tensor:
         self.depth = torch.cat([self.depth, depth], 1)
         embedded = self.backbone.decoder_inputs(tokens, intra)
-        # With no mask, a layer would make a causal one.
-        mask = additive(visible.unsqueeze(1), embedded.dtype)
-        return _decode(self.backbone.core, embedded, mask, self.depth, depth, self.encoded, self.mask, self.cache)
+        return _decode(self.backbone.core, embedded, visible, self.depth, depth, self.encoded, self.mask, self.cache)
 
     def select(self, rows: Tensor) -> None:
         for part in (self.cache.self_attention_cache, self.cache.cross_attention_cache):
@@ -188,12 +186,12 @@ class Seq2SeqState:
             layer.forget(self.begun)
 
 
-def _decode(core: nn.Module, hidden: Tensor, mask: Tensor, all_depths: Tensor, depth: Tensor, encoded: Tensor,
+def _decode(core: nn.Module, hidden: Tensor, visible: Tensor, all_depths: Tensor, depth: Tensor, encoded: Tensor,
             encoded_mask: Tensor, cache: EncoderDecoderCache) -> Tensor:
     """``[B, Q, d]`` embedded tokens -> ``[B, Q, d]`` the decoder's states.
 
     Args:
-        mask: ``[B, 1, Q, S]`` additive, over all tokens so far.
+        visible: ``[B, Q, S]`` bool, which of all tokens so far each new one sees.
         all_depths, depth: ``[B, S]`` and ``[B, Q]`` places of all tokens and of the new ones on their paths.
         encoded, encoded_mask: ``[B, P, d]`` and ``[B, 1, 1, P]`` additive.
         cache: of both attentions; the new tokens are added.
@@ -201,20 +199,23 @@ def _decode(core: nn.Module, hidden: Tensor, mask: Tensor, all_depths: Tensor, d
     decoder = core.get_decoder()
     if hasattr(decoder, "block"):  # T5: a bias by the distance of two tokens on a path
         first = decoder.block[0].layer[0].SelfAttention
-        # One entry a distance, then looked up: far fewer logarithms than pairs of tokens. All beyond the last are alike.
+        # One entry a distance, then looked up: far fewer logarithms than pairs of tokens. Beyond the farthest all are
+        # alike; the last entry is what hides a token.
         farthest = first.relative_attention_max_distance
         bucket = first._relative_position_bucket(-torch.arange(farthest + 1, device=depth.device), bidirectional=False,
                                                  num_buckets=first.relative_attention_num_buckets,
                                                  max_distance=farthest)
         table = first.relative_attention_bias(bucket).T.to(hidden.dtype)
+        table = torch.nn.functional.pad(table, (0, 1), value=torch.finfo(hidden.dtype).min)
         distance = (depth.unsqueeze(2) - all_depths.unsqueeze(1)).clamp_(0, farthest)
-        bias = table.index_select(1, distance.flatten()).view(-1, *distance.shape).transpose(0, 1)
-        for block in decoder.block:
-            hidden = block(hidden, attention_mask=mask, position_bias=bias, encoder_hidden_states=encoded,
-                           encoder_decoder_position_bias=encoded_mask, past_key_values=cache)[0]
+        distance = distance.masked_fill_(~visible, farthest + 1)
+        bias = table.index_select(1, distance.flatten()).view(-1, *distance.shape).transpose(0, 1).contiguous()
+        for block in decoder.block:  # with no mask, a layer would make a causal one
+            hidden = block(hidden, position_bias=bias, encoder_hidden_states=encoded, past_key_values=cache,
+                           encoder_decoder_position_bias=encoded_mask, is_causal=False)[0]
         return scaled(core.config, decoder.final_layer_norm(hidden))
     # BART: an embedding of each place
-    table = decoder.embed_positions
+    table, mask = decoder.embed_positions, additive(visible.unsqueeze(1), hidden.dtype)
     hidden = decoder.layernorm_embedding(hidden + nn.functional.embedding(depth + table.offset, table.weight))
     for layer in decoder.layers:
         hidden = layer(hidden, mask, encoded, encoder_attention_mask=encoded_mask, past_key_values=cache,
