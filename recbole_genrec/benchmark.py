@@ -40,6 +40,7 @@ from recbole_genrec.running import failures, parallel, runs, termination
 from recbole_genrec.running.checkpoint import Checkpoints
 from recbole_genrec.running.inputs import inputs_fingerprint
 from recbole_genrec.running.termination import Terminated
+from recbole_genrec.settings import LATER
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer, two_stages
 from recbole_genrec.validation import check_dataset
 from recbole_genrec.version import __version__
@@ -117,8 +118,10 @@ class Data:
 
 def config_hash(config: Config, without: Collection[str] = ()) -> str:
     """Hash of every setting that bears on the numbers, but for the keys in ``without``."""
-    # Where the whole catalogue is ranked there are no candidates to be drawn: such runs hash as they always did.
-    unused = {"candidates", "candidate_seed"} if config["candidates"] is None else set()
+    # What is not used is left out, so that such runs hash as they did before there was such a setting.
+    unused = {key for key, neutral in LATER.items() if config[key] == neutral}
+    if config["candidates"] is None:
+        unused |= {"candidates", "candidate_seed"}
     settings = {key: value for key, value in config.final_config_dict.items()
                 if key not in _NOT_HASHED | unused and key not in without}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]

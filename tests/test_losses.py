@@ -179,6 +179,9 @@ def test_the_embedding_of_items_is_trained_beside_lora(dataset, tmp_path, own, p
     trained = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
     first = "items" if "item_prior" in own else "item_norm"  # of gain 0: nothing of the items is heard before it moves
     assert f"backbone.{first}.weight" in trained and any("lora" in name for name in trained)
+    torch.nn.init.ones_(model.backbone.item_norm.weight)
+    model.calculate_loss(rows).backward()
+    assert model.backbone.items.weight.grad.any()
     assert model.eval().recommend(data.parts[2].inter_feat[torch.arange(4)], 5).items.min() > 0
 
 

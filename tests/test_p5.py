@@ -211,3 +211,10 @@ def test_a_model_of_ours_brings_its_tables_along_but_not_those_of_its_catalogue(
     assert other.pretrained
     taken = torch.equal(other.backbone.get_parameter(table), model.backbone.get_parameter(table))
     assert taken is (name == "P5")
+
+
+def test_a_scratch_model_taken_for_a_backbone_begins_without_its_items(dataset, tmp_path):
+    model, _ = made("GenRec", dataset, item_embedding=True)
+    model.save_pretrained(tmp_path)
+    other, _ = made("GenRec", dataset, item_embedding=True, llm=str(tmp_path))
+    assert other.pretrained and model.backbone.item_norm.weight.all() and not other.backbone.item_norm.weight.any()

@@ -27,7 +27,7 @@ class Backbone(nn.Module):
         extra_tokens: special tokens that must be in the vocabulary.
         adds_tokens: whether a pre-trained model that lacks them gets them, as trained rows of its embedding.
         answers_take_positions: whether an answer's tokens stand after the prompt's in the model's positions.
-        of_catalogue: names of tables whose rows are the users or items of one data set.
+        of_catalogue: names of weights that belong to the users or items of one data set.
     """
 
     kind: str

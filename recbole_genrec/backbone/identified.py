@@ -54,7 +54,7 @@ class IdentifiedCausalBackbone(CausalBackbone):
     A pre-trained model hears nothing before the first step, its gain is 0.
     """
 
-    of_catalogue = frozenset({"items.weight"})
+    of_catalogue = frozenset({"items.weight", "item_norm.weight"})
 
     def __init__(self, model: nn.Module):
         super().__init__(model)

@@ -19,7 +19,7 @@ from scipy.stats import ttest_rel, wilcoxon
 
 from recbole_genrec.errors import UserError
 from recbole_genrec.records import rows_of
-from recbole_genrec.settings import DUMPED, read_yaml
+from recbole_genrec.settings import DUMPED, LATER, read_yaml
 
 #: A mark for a p-value (corrected, see :func:`holm`) below each of these.
 _MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -234,9 +234,10 @@ def settings_of(run: dict) -> dict[str, Any] | None:
 @lru_cache(maxsize=4096)
 def _settings_in(path: Path, changed: int) -> dict[str, Any] | None:
     try:
-        return read_yaml(path, DUMPED) or None
+        settings = read_yaml(path, DUMPED)
     except UserError:
         return None
+    return {**LATER, **settings} if settings else None
 
 
 @lru_cache(maxsize=256)

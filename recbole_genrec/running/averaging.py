@@ -8,9 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from recbole_genrec.running import termination
+
 
 class Average:
-    """Exponential moving average of the weights that train (Polyak and Juditsky 1992).
+    """Exponential moving average of the weights that train (Polyak and Juditsky 1992); buffers are not averaged.
 
     Args:
         model: its weights are averaged from where they are now.
@@ -41,10 +43,11 @@ class Average:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, weight in self._trained.items():
-            own = weight.detach().clone()
-            weight.copy_(self._average[name])
-            self._average[name].copy_(own)
+        with termination.held():  # never a mixture of both
+            for name, weight in self._trained.items():
+                own = weight.detach().clone()
+                weight.copy_(self._average[name])
+                self._average[name].copy_(own)
 
     def state(self) -> dict[str, Tensor]:
         """The averaged weights by name, and the steps."""

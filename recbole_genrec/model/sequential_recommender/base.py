@@ -294,7 +294,11 @@ class GenerativeRecommender(SequentialRecommender):
                                                         "trie_fingerprint": self.index.fingerprint}))
 
     def load_pretrained(self, folder: Path) -> None:
-        """Read back what :meth:`save_pretrained` wrote."""
+        """Read back what :meth:`save_pretrained` wrote.
+
+        Raises:
+            RuntimeError: the weights are those of another form of the model.
+        """
         if self.pretrained:
             import peft
 
@@ -304,8 +308,11 @@ class GenerativeRecommender(SequentialRecommender):
             weights = load_file(folder / "model.safetensors", device=str(self.device))
             self.backbone.model.load_state_dict(weights, strict=False)  # tied weights are stored once
             self.backbone.model.tie_weights()
-        if self._additions():
-            self.backbone.load_state_dict(load_file(folder / ADDITIONS, device=str(self.device)), strict=False)
+        if own := self._additions():
+            found = load_file(folder / ADDITIONS, device=str(self.device))
+            if own.keys() != found.keys():
+                raise RuntimeError(f"{ADDITIONS} holds {', '.join(sorted(found))}, not {', '.join(sorted(own))}")
+            self.backbone.load_state_dict(found, strict=False)
 
     def _take_over(self, file: Path) -> None:
         """Where ``llm`` is a folder that one of our runs left: its tables too, but for those of its own catalogue."""
