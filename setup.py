@@ -46,6 +46,7 @@ setup(
         "tqdm>=4.66.3",
     ],
     extras_require={"grid": ["submitit>=1.5"],  # runs spread over a cluster
-                    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "statsmodels>=0.14", "submitit>=1.5"]},
+                    "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "statsmodels>=0.14",
+                             "submitit>=1.5"]},
     entry_points={"console_scripts": ["recbole-genrec = recbole_genrec.cli:main"]},
 )
