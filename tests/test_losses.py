@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,13 +168,19 @@ def test_the_embedding_of_an_item_is_seen_after_its_title_only(dataset, layout):
     assert int(row[model.ITEM_ID]) not in seen
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("own", [{"item_embedding": True}, {"item_prior": 1.0}])
-def test_the_embedding_of_items_is_trained_beside_lora(dataset, tmp_path, own, precision):
+@pytest.fixture
+def llama_folder(tmp_path) -> Path:
+    """A small LLaMA and its tokenizer, as transformers saves them."""
     tokenizer = train_tokenizer(["Lego City Police", "Uno, the game", "Toy 1", "\n"], 400)
     tokenizer.save_pretrained(tmp_path)
     tiny_model("llama", vocab=len(tokenizer)).save_pretrained(tmp_path)
-    model, data = make(dataset, **own, llm=str(tmp_path), precision=precision, max_prompt_tokens=200)
+    return tmp_path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("own", [{"item_embedding": True}, {"item_prior": 1.0}])
+def test_the_embedding_of_items_is_trained_beside_lora(dataset, llama_folder, own, precision):
+    model, data = make(dataset, **own, llm=str(llama_folder), precision=precision, max_prompt_tokens=200)
     rows = data.parts[0].inter_feat[torch.arange(4)]
     model.calculate_loss(rows).backward()
     trained = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
@@ -185,11 +192,8 @@ def test_the_embedding_of_items_is_trained_beside_lora(dataset, tmp_path, own, p
     assert model.eval().recommend(data.parts[2].inter_feat[torch.arange(4)], 5).items.min() > 0
 
 
-def test_a_pretrained_model_begins_as_it_was_loaded_and_a_scratch_model_hears_its_items(dataset, tmp_path):
-    tokenizer = train_tokenizer(["Lego City Police", "Uno, the game", "Toy 1", "\n"], 400)
-    tokenizer.save_pretrained(tmp_path)
-    tiny_model("llama", vocab=len(tokenizer)).save_pretrained(tmp_path)
-    for llm, same in ((str(tmp_path), True), ("tiny-llama", False)):
+def test_a_pretrained_model_begins_as_it_was_loaded_and_a_scratch_model_hears_its_items(dataset, llama_folder):
+    for llm, same in ((str(llama_folder), True), ("tiny-llama", False)):
         model, data = make(dataset, item_embedding=True, llm=llm, max_prompt_tokens=200)
         prompts = model.eval().prompt_of(data.parts[2].inter_feat[torch.arange(4)])
         with_items = model.backbone.hidden_states(prompts)

@@ -202,10 +202,7 @@ def _decode(core: nn.Module, hidden: Tensor, visible: Tensor, all_depths: Tensor
         # One entry a distance, then looked up: far fewer logarithms than pairs of tokens. Beyond the farthest all are
         # alike; the last entry is what hides a token.
         farthest = first.relative_attention_max_distance
-        bucket = first._relative_position_bucket(-torch.arange(farthest + 1, device=depth.device), bidirectional=False,
-                                                 num_buckets=first.relative_attention_num_buckets,
-                                                 max_distance=farthest)
-        table = first.relative_attention_bias(bucket).T.to(hidden.dtype)
+        table = first.compute_bias(1, farthest + 1, past_seen_tokens=farthest)[0, :, 0].flip(1).to(hidden.dtype)
         table = torch.nn.functional.pad(table, (0, 1), value=torch.finfo(hidden.dtype).min)
         distance = (depth.unsqueeze(2) - all_depths.unsqueeze(1)).clamp_(0, farthest)
         distance = distance.masked_fill_(~visible, farthest + 1)
