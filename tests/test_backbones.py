@@ -115,6 +115,13 @@ def test_precision_is_what_was_asked_for(precision, dtype):
     assert compute_dtype({**SETTINGS, "precision": precision}) == dtype
 
 
+@pytest.mark.parametrize("pretrained, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_bf16_on_a_cpu_that_has_it_for_pretrained_models_only(pretrained, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    settings = {**SETTINGS, "precision": "auto", "device": torch.device("cpu")}
+    assert compute_dtype(settings, pretrained) == dtype
+
+
 # --------------------------------------------------------------------------------------------------- the guard
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from recbole_genrec.backbone.identified import IdentifiedCausalBackbone
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.decoding.exact import step_log_probs
@@ -179,16 +178,18 @@ def llama_folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("own", [{"item_embedding": True}, {"item_prior": 1.0}])
-def test_the_embedding_of_items_is_trained_beside_lora(dataset, llama_folder, own, precision):
+def test_what_knows_items_by_number_is_trained_beside_lora(dataset, llama_folder, own, precision):
     model, data = make(dataset, **own, llm=str(llama_folder), precision=precision, max_prompt_tokens=200)
     rows = data.parts[0].inter_feat[torch.arange(4)]
     model.calculate_loss(rows).backward()
     trained = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
-    first = "items" if "item_prior" in own else "item_norm"  # of gain 0: nothing of the items is heard before it moves
-    assert f"backbone.{first}.weight" in trained and any("lora" in name for name in trained)
-    torch.nn.init.ones_(model.backbone.item_norm.weight)
+    table, name = (model.backbone.reader.items, "reader.core.embed_tokens") if "item_prior" in own \
+        else (model.backbone.items, "items")
+    # A table's gain is 0: nothing of the items is heard before it moves.
+    assert f"backbone.{name}.norm.weight" in trained and any("lora" in name for name in trained)
+    torch.nn.init.ones_(table.norm.weight)
     model.calculate_loss(rows).backward()
-    assert model.backbone.items.weight.grad.any()
+    assert table.weight.grad.any()
     assert model.eval().recommend(data.parts[2].inter_feat[torch.arange(4)], 5).items.min() > 0
 
 
@@ -203,33 +204,37 @@ def test_a_pretrained_model_begins_as_it_was_loaded_and_a_scratch_model_hears_it
 
 @pytest.mark.parametrize("objective", ["catalogue", "vocabulary"])
 @pytest.mark.parametrize("layout", ["per_target", "shared_prefix", "continuation"])
-def test_the_prior_learns_each_title_from_what_stands_before_it(dataset, layout, objective):
+def test_the_reader_learns_each_item_from_those_before_it(dataset, layout, objective):
     model, data = make(dataset, layout=layout, item_prior=1.0, objective=objective)
     model.eval().prompts.n_prefixes = 1
     rows = data.parts[0].inter_feat[torch.arange(5)].gather()
-    history, targets = rows[model.ITEM_SEQ], rows[model.ITEM_ID]
-    torch.nn.init.normal_(model.backbone.items.weight, std=0.3)
-    states, expected = [], []
-
-    def item_logits(found):
-        states.append(found)
-        return IdentifiedCausalBackbone.item_logits(model.backbone, found)
-
-    model.backbone.item_logits = item_logits
+    reader = model.backbone.reader
+    torch.nn.init.normal_(reader.items.weight, std=0.3)
     with_prior = float(model.calculate_loss(rows).detach())
     model.config["item_prior"] = 0.0
     without = float(model.calculate_loss(rows).detach())
-    for before, target in zip(history.tolist(), targets.tolist()):
+    expected = []
+    for before, target in zip(rows[model.ITEM_SEQ].tolist(), rows[model.ITEM_ID].tolist()):
         items = [item for item in before if item] + [target]
-        alone = {"per_target": [len(items) - 1], "shared_prefix": range(1, len(items)),
-                 "continuation": range(len(items))}[layout]
-        for place in alone:
-            prompt = model.prompts(torch.tensor([items[:place] or [0]]))
-            state = model.backbone.hidden_states(prompt)[0, int(prompt.lengths[0]) - 1]
-            expected.append(cross_entropy(item_logits(state[None])[:, 1:], torch.tensor([items[place] - 1])))
-    assert len(states[0]) == len(expected)
+        for place in [len(items) - 1] if layout == "per_target" else range(1, len(items)):
+            state = reader(torch.tensor([items[:place]]))[:, -1]
+            expected.append(cross_entropy(reader.logits(state)[:, 1:], torch.tensor([items[place] - 1])))
     total = float(torch.stack(expected).sum().detach())
     assert with_prior - without == pytest.approx(total / int(model.work.terms), rel=1e-4)
+
+
+def test_the_reader_is_asked_about_the_items_of_the_prompt(dataset):
+    model, data = make(dataset, item_prior=2.0)
+    reader = model.eval().backbone.reader
+    torch.nn.init.normal_(reader.items.weight, std=0.3)
+    rows = data.parts[2].inter_feat[torch.arange(4)].gather()
+    both = model.score_all(rows)
+    model.config["item_prior"] = 0.0
+    words = model.score_all(rows)
+    for row, history in enumerate(rows[model.ITEM_SEQ].tolist()):
+        state = reader(torch.tensor([[item for item in history if item]]))[:, -1]
+        numbers = reader.logits(state).log_softmax(1)[0]
+        assert torch.allclose(both[row, 1:], words[row, 1:] + 2 * numbers[1:], atol=1e-3)
 
 
 @pytest.mark.parametrize("own", [{"norm": "full"}, {"decode": "free"}])

@@ -217,4 +217,4 @@ def test_a_scratch_model_taken_for_a_backbone_begins_without_its_items(dataset, 
     model, _ = made("GenRec", dataset, item_embedding=True)
     model.save_pretrained(tmp_path)
     other, _ = made("GenRec", dataset, item_embedding=True, llm=str(tmp_path))
-    assert other.pretrained and model.backbone.item_norm.weight.all() and not other.backbone.item_norm.weight.any()
+    assert other.pretrained and model.backbone.items.norm.weight.all() and not other.backbone.items.norm.weight.any()

@@ -6,16 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from recbole_genrec.backbone.causal import CausalBackbone
+from recbole_genrec.backbone.items import ItemReader, NormedItems
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
 from recbole_genrec.encoder_texts.masked import MaskedBatch
 from recbole_genrec.prompt import Batch
-
-
-#: Share of a state that is left out in training when it is compared with the items. RecBole's SASRec leaves out as
-#: much within its layers.
-DROPOUT = 0.5
-#: Standard deviation of the rows of a new table, as in RecBole's SASRec.
-SPREAD = 0.02
 
 
 class IdentifiedBackbone(Seq2SeqBackbone):
@@ -46,41 +40,31 @@ class IdentifiedBackbone(Seq2SeqBackbone):
 
 
 class IdentifiedCausalBackbone(CausalBackbone):
-    """A decoder-only model with a table of item embeddings, each added to the token that ends the item.
+    """A decoder-only model with what knows items by number: a table, or a reader of its own beside it.
 
-    A title is read and written without it; whoever reads on after the title knows whose it was. The table is trained
-    whole, under LoRA too. What is added is normalised, so that an item is heard from the first step on: rows small
-    enough to be compared with states (:meth:`item_logits`) are too faint to be told apart beside what attention adds.
-    A pre-trained model hears nothing before the first step, its gain is 0.
+    Of the table each row is added to the token that ends the item: a title is read and written without it, and whoever
+    reads on after the title knows whose it was. A pre-trained model hears nothing of it before the first step, its
+    gain is 0. Both are trained whole, under LoRA too.
     """
-
-    of_catalogue = frozenset({"items.weight", "item_norm.weight"})
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        self.items = self.item_norm = None
+        self.items = self.reader = None
+
+    @property
+    def of_catalogue(self) -> frozenset[str]:
+        return frozenset(name for name in self.state_dict() if name.startswith(("items.", "reader.")))
 
     def add_table(self, items: int, gain: float) -> None:
-        """Make the table, of random rows; row 0 is that of all other tokens and stays zero.
+        """Make the table (see :class:`NormedItems`)."""
+        self.items = NormedItems(items, self.core.config.hidden_size, gain)
 
-        Args:
-            items: rows.
-            gain: what a normalised row is multiplied with before the first step; it is learnt.
-        """
-        width = self.core.config.hidden_size
-        self.items = nn.Embedding(items, width, padding_idx=0)
-        self.item_norm = nn.RMSNorm(width)
-        with torch.no_grad():
-            self.items.weight[1:].normal_(std=SPREAD)
-            self.item_norm.weight.fill_(gain)
-
-    def item_logits(self, states: Tensor) -> Tensor:
-        """``[B, d]`` states -> ``[B, items]``, how well each item's embedding agrees; ``-inf`` for row 0."""
-        logits = nn.functional.linear(nn.functional.dropout(states, DROPOUT, self.training), self.items.weight)
-        return logits.index_fill(1, torch.zeros(1, dtype=torch.int64, device=logits.device), -torch.inf)
+    def add_reader(self, settings: dict, items: int) -> None:
+        """Make the reader (see :class:`recbole_genrec.backbone.items.ItemReader`)."""
+        self.reader = ItemReader(settings, items)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         if self.items is None:
             return super().inputs(batch)
         tokens = self.core.get_input_embeddings()(batch.tokens)
-        return {"inputs_embeds": tokens + self.item_norm(self.items(batch.item)).to(tokens.dtype)}
+        return {"inputs_embeds": tokens + self.items(batch.item).to(tokens.dtype)}

@@ -68,7 +68,7 @@ class GenerativeRecommender(SequentialRecommender):
         self.prompts = self.make_prompts(dataset)
         if self.pretrained:
             self._take_over(Path(resolve(str(config["llm"]))) / ADDITIONS)
-        self.dtype = compute_dtype(config)
+        self.dtype = compute_dtype(config, self.pretrained)
         self.topk = max(config["topk"])
         chosen = config["prompt_eval"]
         #: Sets of prompts to evaluate, the one of validation first; none for a model that has no such sets.

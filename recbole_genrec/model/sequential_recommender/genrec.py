@@ -8,14 +8,15 @@ from torch.nn.functional import cross_entropy
 
 from recbole_genrec.backbone.head import sum_in_pieces
 from recbole_genrec.backbone.identified import IdentifiedCausalBackbone
+from recbole_genrec.backbone.loading import resolve
 from recbole_genrec.data.windows import TARGET_ROW, one_in
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.decoding.prior import branch_log_probs
-from recbole_genrec.decoding.tree import DecodingState
+from recbole_genrec.decoding.tree import DecodingState, side_by_side
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
-from recbole_genrec.prompt import Batch, PromptBuilder, PromptTemplate
+from recbole_genrec.prompt import Batch, BranchedBatch, PromptBuilder, PromptTemplate
 
 
 class GenRec(GenerativeRecommender):
@@ -31,6 +32,9 @@ class GenRec(GenerativeRecommender):
       the target of a branch that sees the items before it. Loss and gradients are those of ``per_target`` with
       the window's items as history, for a fraction of the tokens.
     * ``train_on_prompt: true`` adds the prompt's own tokens to ``S``, as the published code does.
+
+    With ``item_prior: w`` a second, small model reads the history as numbers, learns by cross-entropy over all items
+    beside the first, and the two are multiplied: items are ranked by ``log p(title) + w log p(item)``.
 
     Decide (the paper is silent): lists come from constrained decoding on the title trie instead of matching free
     text by string; the first instruction is fixed at evaluation; items are separated by a line break, which no
@@ -54,6 +58,10 @@ class GenRec(GenerativeRecommender):
         if config["item_prior"] and (config["norm"] != "trie" or config["decode"] == "free"):
             raise UserError(f"item_prior has a say in choices among titles, and norm={config['norm']}, decode="
                             f"{config['decode']} has other ones: take norm=trie and a decode that is not free")
+        reader = resolve(config["item_reader"])
+        if config["item_prior"] and (isinstance(reader, str) or reader["kind"] != IdentifiedCausalBackbone.kind):
+            raise UserError(f"item_reader={config['item_reader']} is no decoder-only scratch backbone: the reader of "
+                            "items is trained from scratch; take tiny-llama, or a YAML of your own")
         if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
             raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
                             "once for many targets")
@@ -64,8 +72,10 @@ class GenRec(GenerativeRecommender):
         return [*self.template.prefixes, self.template.suffix]
 
     def make_prompts(self, dataset) -> PromptBuilder:
-        if self.config["item_embedding"] or self.config["item_prior"]:
+        if self.config["item_embedding"]:
             self.backbone.add_table(self.n_items, gain=float(not self.pretrained))
+        if self.config["item_prior"]:
+            self.backbone.add_reader(resolve(self.config["item_reader"])["config"], self.n_items)
         return PromptBuilder(self.index, self.tokenizer, self.template,
                              self.config["max_prompt_tokens"]).to(self.device)
 
@@ -118,12 +128,13 @@ class GenRec(GenerativeRecommender):
             states = self.backbone.hidden_states(batch)
             total = self._sum(loss, states[:, :-1][supervised], taken)
             if self.config["item_prior"]:
-                total = total + self._item_loss(states, batch, titles)
+                total = total + self._item_loss(self._items(batch))
         return total / count
 
     def training_flops(self, work: Work) -> float:
-        items = 6 * work.targets * self.backbone.items.weight.numel() if self.config["item_prior"] else 0
-        return super().training_flops(work) + items
+        reader = self.backbone.reader
+        weights = 0 if reader is None else sum(weight.numel() for weight in reader.parameters())
+        return super().training_flops(work) + 6 * work.targets * weights
 
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` tokens of each training sample's row, but for what ``max_prompt_tokens`` cuts: a key to sort by."""
@@ -143,23 +154,31 @@ class GenRec(GenerativeRecommender):
             titles |= (batch.segment >= 1) & (batch.segment <= longest)
         return titles & batch.mask
 
-    def _item_loss(self, states: Tensor, batch: Batch, titles: Tensor) -> Tensor:
-        """Sum of the cross-entropies over all items of what the states before the ``titles`` say of them."""
-        begins = titles.clone()
-        begins[:, 1:] &= batch.segment[:, 1:] != batch.segment[:, :-1]
-        row, column = begins.nonzero(as_tuple=True)
-        known = column > 0  # nothing is before a title that begins the row
-        item = batch.item[titles & (batch.item > 0)][known]
+    @staticmethod
+    def _items(batch: Batch) -> Tensor:
+        """``[B, L]`` the items of each row, oldest first and the target (where there is one) last; 0 where padded."""
+        ends = batch.item > 0
+        if isinstance(batch, BranchedBatch):  # each stands in the trunk and in a branch of its own
+            ends &= (batch.branch == 0) | (batch.branch == batch.branch.amax(1, keepdim=True))
+        return side_by_side(batch.item[ends], ends.sum(1), 0)
+
+    def _item_loss(self, items: Tensor) -> Tensor:
+        """Sum of the cross-entropies of what the reader says of the ``[B, L]`` items, wherever their titles are learnt."""
+        learnt = items[:, 1:] > 0  # nothing is before the first
+        if self.config["layout"] == "per_target":
+            learnt = learnt & (learnt.cumsum(1) == learnt.sum(1, keepdim=True))
+        following, reader = items[:, 1:][learnt], self.backbone.reader
         return sum_in_pieces(
-            lambda part, rows: cross_entropy(self.backbone.item_logits(part).float(), item[rows], reduction="sum"),
-            states[row[known], column[known] - 1], [self.backbone.items.weight], self.n_items)
+            lambda part, rows: cross_entropy(reader.logits(part).float(), following[rows], reduction="sum"),
+            reader(items[:, :-1])[learnt], [reader.items.weight], self.n_items)
 
     def _begin(self, prompts: Batch) -> DecodingState:
         state = super()._begin(prompts)
         if weight := self.config["item_prior"]:
+            history, reader = self._items(prompts), self.backbone.reader
             with torch.autocast(self.device.type, enabled=False):
-                logits = self.backbone.item_logits(state.hidden.float())
-            state.prior = weight * branch_log_probs(logits, self.trie)
+                known = reader(history)[torch.arange(len(history)), (history > 0).sum(1).clamp(min=1) - 1]
+                state.prior = weight * branch_log_probs(reader.logits(known), self.trie)
         return state
 
     def _catalogue_loss(self, logits: Tensor, node: Tensor) -> Tensor:
