@@ -17,7 +17,8 @@ from recbole_genrec.model.registry import OURS, get_model, models_of
 MODELS = ["GenRec", "GenRecT5", "P5", "RecSysLLM"]
 #: What else goes through all that follows: name of a model, and settings that make another of it.
 VARIANTS = {**{name: (name, {}) for name in MODELS}, "GenRec, item_embedding": ("GenRec", {"item_embedding": True}),
-            "GenRec, item_prior": ("GenRec", {"item_prior": 1.0})}
+            "GenRec, item_prior": ("GenRec", {"item_prior": 1.0}),
+            "GenRec, item_reader": ("GenRec", {"item_prior": 1.0, "item_reader": "tiny-llama"})}
 SETTINGS = {"precision": "fp32", "gpu_id": "", "num_beams": 10}
 
 

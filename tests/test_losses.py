@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from recbole_genrec.backbone.items import NormedItems
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.decoding.exact import step_log_probs
@@ -177,7 +178,7 @@ def llama_folder(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("own", [{"item_embedding": True}, {"item_prior": 1.0}])
+@pytest.mark.parametrize("own", [{"item_embedding": True}, {"item_prior": 1.0, "item_reader": "tiny-llama"}])
 def test_what_knows_items_by_number_is_trained_beside_lora(dataset, llama_folder, own, precision):
     model, data = make(dataset, **own, llm=str(llama_folder), precision=precision, max_prompt_tokens=200)
     rows = data.parts[0].inter_feat[torch.arange(4)]
@@ -204,8 +205,40 @@ def test_a_pretrained_model_begins_as_it_was_loaded_and_a_scratch_model_hears_it
 
 @pytest.mark.parametrize("objective", ["catalogue", "vocabulary"])
 @pytest.mark.parametrize("layout", ["per_target", "shared_prefix", "continuation"])
-def test_the_reader_learns_each_item_from_those_before_it(dataset, layout, objective):
+def test_the_prior_learns_each_title_from_what_stands_before_it(dataset, layout, objective):
     model, data = make(dataset, layout=layout, item_prior=1.0, objective=objective)
+    model.eval().prompts.n_prefixes = 1
+    rows = data.parts[0].inter_feat[torch.arange(5)].gather()
+    history, targets = rows[model.ITEM_SEQ], rows[model.ITEM_ID]
+    table = model.backbone.items
+    torch.nn.init.normal_(table.weight, std=0.3)
+    states, expected = [], []
+
+    def logits(found):
+        states.append(found)
+        return NormedItems.logits(table, found)
+
+    table.logits = logits
+    with_prior = float(model.calculate_loss(rows).detach())
+    model.config["item_prior"] = 0.0
+    without = float(model.calculate_loss(rows).detach())
+    for before, target in zip(history.tolist(), targets.tolist()):
+        items = [item for item in before if item] + [target]
+        alone = {"per_target": [len(items) - 1], "shared_prefix": range(1, len(items)),
+                 "continuation": range(len(items))}[layout]
+        for place in alone:
+            prompt = model.prompts(torch.tensor([items[:place] or [0]]))
+            state = model.backbone.hidden_states(prompt)[0, int(prompt.lengths[0]) - 1]
+            expected.append(cross_entropy(logits(state[None])[:, 1:], torch.tensor([items[place] - 1])))
+    assert len(states[0]) == len(expected)
+    total = float(torch.stack(expected).sum().detach())
+    assert with_prior - without == pytest.approx(total / int(model.work.terms), rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["catalogue", "vocabulary"])
+@pytest.mark.parametrize("layout", ["per_target", "shared_prefix", "continuation"])
+def test_the_reader_learns_each_item_from_those_before_it(dataset, layout, objective):
+    model, data = make(dataset, layout=layout, item_prior=1.0, item_reader="tiny-llama", objective=objective)
     model.eval().prompts.n_prefixes = 1
     rows = data.parts[0].inter_feat[torch.arange(5)].gather()
     reader = model.backbone.reader
@@ -218,13 +251,13 @@ def test_the_reader_learns_each_item_from_those_before_it(dataset, layout, objec
         items = [item for item in before if item] + [target]
         for place in [len(items) - 1] if layout == "per_target" else range(1, len(items)):
             state = reader(torch.tensor([items[:place]]))[:, -1]
-            expected.append(cross_entropy(reader.logits(state)[:, 1:], torch.tensor([items[place] - 1])))
+            expected.append(cross_entropy(reader.items.logits(state)[:, 1:], torch.tensor([items[place] - 1])))
     total = float(torch.stack(expected).sum().detach())
     assert with_prior - without == pytest.approx(total / int(model.work.terms), rel=1e-4)
 
 
 def test_the_reader_is_asked_about_the_items_of_the_prompt(dataset):
-    model, data = make(dataset, item_prior=2.0)
+    model, data = make(dataset, item_prior=2.0, item_reader="tiny-llama")
     reader = model.eval().backbone.reader
     torch.nn.init.normal_(reader.items.weight, std=0.3)
     rows = data.parts[2].inter_feat[torch.arange(4)].gather()
@@ -233,7 +266,7 @@ def test_the_reader_is_asked_about_the_items_of_the_prompt(dataset):
     words = model.score_all(rows)
     for row, history in enumerate(rows[model.ITEM_SEQ].tolist()):
         state = reader(torch.tensor([[item for item in history if item]]))[:, -1]
-        numbers = reader.logits(state).log_softmax(1)[0]
+        numbers = reader.items.logits(state).log_softmax(1)[0]
         assert torch.allclose(both[row, 1:], words[row, 1:] + 2 * numbers[1:], atol=1e-3)
 
 
@@ -241,6 +274,16 @@ def test_the_reader_is_asked_about_the_items_of_the_prompt(dataset):
 def test_a_prior_that_nothing_would_read_is_refused(dataset, own):
     with pytest.raises(UserError, match="item_prior has a say in choices among titles"):
         GenRec.check_config(config_of(dataset, "GenRec", **{"item_prior": 1.0, **own}))
+
+
+@pytest.mark.parametrize("own, words", [
+    ({"item_prior": 0.0, "item_reader": "tiny-llama"}, "tells what item_prior weighs"),
+    ({"item_prior": 1.0, "item_reader": "tiny-t5"}, "is no decoder-only scratch backbone"),
+    ({"item_prior": 1.0, "item_reader": "llama-9b"}, "is no decoder-only scratch backbone"),
+    ({"item_prior": 1.0, "item_reader": "tiny-lama"}, "did you mean 'tiny-llama'")])
+def test_a_reader_that_cannot_read_items_is_refused(dataset, own, words):
+    with pytest.raises(UserError, match=words):
+        GenRec.check_config(config_of(dataset, "GenRec", **own))
 
 
 def test_items_cannot_be_left_out_of_branches(dataset):

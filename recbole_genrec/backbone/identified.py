@@ -44,7 +44,7 @@ class IdentifiedCausalBackbone(CausalBackbone):
 
     Of the table each row is added to the token that ends the item: a title is read and written without it, and whoever
     reads on after the title knows whose it was. A pre-trained model hears nothing of it before the first step, its
-    gain is 0. Both are trained whole, under LoRA too.
+    gain is 0. Table and reader are trained whole, under LoRA too.
     """
 
     def __init__(self, model: nn.Module):

@@ -36,6 +36,11 @@ class NormedItems(nn.Embedding):
         """``[...]`` items -> ``[..., width]``."""
         return self.norm(super().forward(items))
 
+    def logits(self, states: Tensor) -> Tensor:
+        """``[N, width]`` states -> ``[N, items]``, how well each row as it is agrees; ``-inf`` for the padding."""
+        logits = nn.functional.linear(nn.functional.dropout(states, DROPOUT, self.training), self.weight)
+        return logits.index_fill(1, torch.zeros(1, dtype=torch.int64, device=logits.device), -torch.inf)
+
 
 class ItemReader(nn.Module):
     """A decoder-only model from scratch that reads items, each one token, and says which comes next.
@@ -62,8 +67,3 @@ class ItemReader(nn.Module):
     def forward(self, history: Tensor) -> Tensor:
         """``[B, L]`` items, padded by 0 on the right -> ``[B, L, d]`` what is known after each."""
         return self.core(input_ids=history, use_cache=False).last_hidden_state
-
-    def logits(self, states: Tensor) -> Tensor:
-        """``[N, d]`` states -> ``[N, items]``; ``-inf`` for the padding."""
-        logits = nn.functional.linear(nn.functional.dropout(states, DROPOUT, self.training), self.items.weight)
-        return logits.index_fill(1, torch.zeros(1, dtype=torch.int64, device=logits.device), -torch.inf)

@@ -33,8 +33,9 @@ class GenRec(GenerativeRecommender):
       the window's items as history, for a fraction of the tokens.
     * ``train_on_prompt: true`` adds the prompt's own tokens to ``S``, as the published code does.
 
-    With ``item_prior: w`` a second, small model reads the history as numbers, learns by cross-entropy over all items
-    beside the first, and the two are multiplied: items are ranked by ``log p(title) + w log p(item)``.
+    With ``item_prior: w`` items are ranked by ``log p(title) + w log p(item)``, where the second is learnt beside the
+    first by cross-entropy over all items: from the states before the titles, or (``item_reader``) from those of a
+    second, small model that reads the history as numbers.
 
     Decide (the paper is silent): lists come from constrained decoding on the title trie instead of matching free
     text by string; the first instruction is fixed at evaluation; items are separated by a line break, which no
@@ -58,10 +59,13 @@ class GenRec(GenerativeRecommender):
         if config["item_prior"] and (config["norm"] != "trie" or config["decode"] == "free"):
             raise UserError(f"item_prior has a say in choices among titles, and norm={config['norm']}, decode="
                             f"{config['decode']} has other ones: take norm=trie and a decode that is not free")
-        reader = resolve(config["item_reader"])
-        if config["item_prior"] and (isinstance(reader, str) or reader["kind"] != IdentifiedCausalBackbone.kind):
-            raise UserError(f"item_reader={config['item_reader']} is no decoder-only scratch backbone: the reader of "
-                            "items is trained from scratch; take tiny-llama, or a YAML of your own")
+        if (reader := config["item_reader"]) is not None:
+            if not config["item_prior"]:
+                raise UserError(f"item_reader={reader} tells what item_prior weighs, and that is 0")
+            found = resolve(reader)
+            if isinstance(found, str) or found["kind"] != IdentifiedCausalBackbone.kind:
+                raise UserError(f"item_reader={reader} is no decoder-only scratch backbone: items are read by a model "
+                                "that is trained from scratch, such as tiny-llama")
         if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
             raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
                             "once for many targets")
@@ -72,10 +76,10 @@ class GenRec(GenerativeRecommender):
         return [*self.template.prefixes, self.template.suffix]
 
     def make_prompts(self, dataset) -> PromptBuilder:
-        if self.config["item_embedding"]:
+        if (reader := self.config["item_reader"]) is not None:
+            self.backbone.add_reader(resolve(reader)["config"], self.n_items)
+        if self.config["item_embedding"] or (self.config["item_prior"] and reader is None):
             self.backbone.add_table(self.n_items, gain=float(not self.pretrained))
-        if self.config["item_prior"]:
-            self.backbone.add_reader(resolve(self.config["item_reader"])["config"], self.n_items)
         return PromptBuilder(self.index, self.tokenizer, self.template,
                              self.config["max_prompt_tokens"]).to(self.device)
 
@@ -128,12 +132,12 @@ class GenRec(GenerativeRecommender):
             states = self.backbone.hidden_states(batch)
             total = self._sum(loss, states[:, :-1][supervised], taken)
             if self.config["item_prior"]:
-                total = total + self._item_loss(self._items(batch))
+                total = total + self._item_loss(states, batch, titles)
         return total / count
 
     def training_flops(self, work: Work) -> float:
-        reader = self.backbone.reader
-        weights = 0 if reader is None else sum(weight.numel() for weight in reader.parameters())
+        own = self.backbone.reader or self.backbone.items if self.config["item_prior"] else None
+        weights = 0 if own is None else sum(weight.numel() for weight in own.parameters())
         return super().training_flops(work) + 6 * work.targets * weights
 
     def training_lengths(self, dataset) -> Tensor:
@@ -162,23 +166,35 @@ class GenRec(GenerativeRecommender):
             ends &= (batch.branch == 0) | (batch.branch == batch.branch.amax(1, keepdim=True))
         return side_by_side(batch.item[ends], ends.sum(1), 0)
 
-    def _item_loss(self, items: Tensor) -> Tensor:
-        """Sum of the cross-entropies of what the reader says of the ``[B, L]`` items, wherever their titles are learnt."""
-        learnt = items[:, 1:] > 0  # nothing is before the first
-        if self.config["layout"] == "per_target":
-            learnt = learnt & (learnt.cumsum(1) == learnt.sum(1, keepdim=True))
-        following, reader = items[:, 1:][learnt], self.backbone.reader
+    def _item_loss(self, states: Tensor, batch: Batch, titles: Tensor) -> Tensor:
+        """Sum of the cross-entropies over all items of what is known before each of the ``titles``."""
+        if self.backbone.reader is None:
+            begins = titles.clone()
+            begins[:, 1:] &= batch.segment[:, 1:] != batch.segment[:, :-1]
+            row, column = begins.nonzero(as_tuple=True)
+            before = column > 0  # nothing is before a title that begins the row
+            known, following = states[row[before], column[before] - 1], batch.item[titles & (batch.item > 0)][before]
+            table = self.backbone.items
+        else:
+            items, table = self._items(batch), self.backbone.reader.items
+            learnt = items[:, 1:] > 0
+            if self.config["layout"] == "per_target":  # the last alone
+                learnt = learnt & (learnt.cumsum(1) == learnt.sum(1, keepdim=True))
+            known, following = self.backbone.reader(items[:, :-1])[learnt], items[:, 1:][learnt]
         return sum_in_pieces(
-            lambda part, rows: cross_entropy(reader.logits(part).float(), following[rows], reduction="sum"),
-            reader(items[:, :-1])[learnt], [reader.items.weight], self.n_items)
+            lambda part, rows: cross_entropy(table.logits(part).float(), following[rows], reduction="sum"), known,
+            [table.weight], self.n_items)
 
     def _begin(self, prompts: Batch) -> DecodingState:
         state = super()._begin(prompts)
         if weight := self.config["item_prior"]:
-            history, reader = self._items(prompts), self.backbone.reader
             with torch.autocast(self.device.type, enabled=False):
-                known = reader(history)[torch.arange(len(history)), (history > 0).sum(1).clamp(min=1) - 1]
-                state.prior = weight * branch_log_probs(reader.logits(known), self.trie)
+                known, table = state.hidden.float(), self.backbone.items
+                if (reader := self.backbone.reader) is not None:
+                    history = self._items(prompts)
+                    known = reader(history)[torch.arange(len(history)), (history > 0).sum(1).clamp(min=1) - 1]
+                    table = reader.items
+                state.prior = weight * branch_log_probs(table.logits(known), self.trie)
         return state
 
     def _catalogue_loss(self, logits: Tensor, node: Tensor) -> Tensor:
