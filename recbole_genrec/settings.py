@@ -14,7 +14,7 @@ from recbole_genrec.errors import UserError, did_you_mean
 _PACKAGE = Path(__file__).resolve().parent
 
 #: Settings that came when there were results already, each with the value under which a run is one of before.
-LATER = {"item_prior": 0.0, "item_reader": None, "ema_decay": 0.0}
+LATER = {"item_prior": 0.0, "item_reader": None, "label_smoothing": 0.0, "ema_decay": 0.0}
 
 
 def properties_dir() -> Path:

@@ -63,6 +63,7 @@ _NUMBERS = {
     "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
     "gradient_accumulation_steps": (int, 1, None), "max_history_items": (int, 1, None),
     "infill_share": (float, 0, 1), "item_dropout": (float, 0, 0.9), "item_prior": (float, 0, None),
+    "label_smoothing": (float, 0, 0.9),
     "ema_decay": (float, 0, 0.99999), "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
     "entity_bias": (float, 0, None), "last_bias": (float, 0, 1), "candidate_count": (int, 2, None),
     "candidates": (int, 2, None), "candidate_seed": (int, 0, 2**32 - 1), "concurrency": (int, 1, 256),
@@ -103,7 +104,7 @@ _CHOICES = {
 
 #: Keys of our models that must have a value where a model has them.
 _NEVER_NULL = ("prompt", "max_prompt_tokens", "max_history_items", "infill_share", "item_dropout", "item_prior",
-               "target_stride", "candidate_count", "mask_ratio", "entity_bias", "mask_levels", "task_families",
+               "label_smoothing", "target_stride", "candidate_count", "mask_ratio", "entity_bias", "mask_levels", "task_families",
                "period_sampling", "period_days", "train_stage", "num_beams", "lora_r", "candidate_seed", "concurrency",
                "request_timeout", "request_retries", "max_answer_tokens", "api_key_env", "ema_decay")
 

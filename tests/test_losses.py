@@ -32,16 +32,16 @@ def path_of(trie, rank: int) -> list[int]:
     return nodes[::-1]
 
 
-@given(st.integers(1, 40), st.integers(0, 1000))
+@given(st.integers(1, 40), st.integers(0, 1000), st.sampled_from([0.0, 0.1]))
 @settings(max_examples=40, deadline=None)
-def test_along_the_path_it_is_the_cross_entropy_over_all_items(count, seed):
+def test_along_the_path_it_is_the_cross_entropy_over_all_items(count, seed, smoothing):
     spellings = random_spellings(count, seed, vocab=40)
     trie = trie_of(spellings)
     table = torch.randn(len(trie), 40, generator=torch.Generator().manual_seed(seed)) * 3  # logits after each node
     losses = []
     for rank in range(count):
         path = torch.tensor(path_of(trie, rank))
-        losses.append(-step_log_probs(table[trie.parent[path]], path, trie).sum())
+        losses.append(-step_log_probs(table[trie.parent[path]], path, trie, smoothing).sum())
     losses = torch.stack(losses)
 
     # Brute force on the spellings: a word's probability among the words that any title has there.
@@ -55,9 +55,10 @@ def test_along_the_path_it_is_the_cross_entropy_over_all_items(count, seed):
             siblings = sorted({other[n] for other in spellings if other[:n] == prefix and len(other) > n})
             if len(siblings) > 1:
                 taken = torch.tensor(siblings.index(token))
-                expected[rank] += cross_entropy(table[at[tuple(prefix)]][siblings], taken)
+                expected[rank] += cross_entropy(table[at[tuple(prefix)]][siblings], taken, label_smoothing=smoothing)
     torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(torch.exp(-losses).sum(), torch.tensor(1.0), atol=1e-4, rtol=0)
+    if smoothing == 0:
+        torch.testing.assert_close(torch.exp(-losses).sum(), torch.tensor(1.0), atol=1e-4, rtol=0)
 
 
 def test_its_gradient_is_that_of_the_softmax_over_the_children():
@@ -268,6 +269,20 @@ def test_the_reader_is_asked_about_the_items_of_the_prompt(dataset):
         state = reader(torch.tensor([[item for item in history if item]]))[:, -1]
         numbers = reader.items.logits(state).log_softmax(1)[0]
         assert torch.allclose(both[row, 1:], words[row, 1:] + 2 * numbers[1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("own", [{}, {"objective": "vocabulary"}, {"item_prior": 1.0, "item_reader": "tiny-llama"}])
+def test_smoothed_labels_cost_what_is_said_of_all_others(dataset, own):
+    """A mixture of two losses: that of the targets, and that of all that could stand in their place."""
+    model, data = make(dataset, **own)
+    rows = data.parts[0].inter_feat[torch.arange(5)]
+    model.eval().prompts.n_prefixes = 1
+    losses = []
+    for smoothing in (0.0, 0.1, 0.2):
+        model.config["label_smoothing"] = smoothing
+        losses.append(float(model.calculate_loss(rows).detach()))
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-2) and losses[1] != losses[0]
+    assert all(loss == loss and loss < 1e4 for loss in losses)
 
 
 @pytest.mark.parametrize("own", [{"norm": "full"}, {"decode": "free"}])

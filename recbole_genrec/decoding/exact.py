@@ -120,7 +120,7 @@ def score_items(state: DecodingState, trie: Trie, items: Tensor, norm: str = "fu
     return torch.zeros(tokens.shape, device=tokens.device).masked_scatter(scored, step).sum(2)
 
 
-def step_log_probs(logits: Tensor, node: Tensor, trie: Trie) -> Tensor:
+def step_log_probs(logits: Tensor, node: Tensor, trie: Trie, smoothing: float = 0.0) -> Tensor:
     """Log-probability of each choice on an item's path, among the children of the node that it leaves.
 
     Summed over a path this is the item's log-probability in the catalogue, so its negative is exactly the
@@ -131,10 +131,16 @@ def step_log_probs(logits: Tensor, node: Tensor, trie: Trie) -> Tensor:
         logits: ``[N, V]`` over the vocabulary, at the parent of each node.
         node: ``[N]`` nodes taken; none is the root.
         trie: over the item index.
+        smoothing: share of a choice's weight that its siblings, itself included, have alike (label smoothing, Szegedy
+            et al. 2016, section 7).
     Returns:
         ``[N]`` float32.
     """
     parent = trie.parent[node].long()
     fan = trie.children(parent)
     steps = fan.log_softmax(logits[fan.row, trie.token[fan.child].long()])
-    return steps[fan.count.cumsum(0) - fan.count + node - trie.first[parent]]
+    taken = steps[fan.count.cumsum(0) - fan.count + node - trie.first[parent]]
+    if smoothing == 0:
+        return taken
+    siblings = torch.zeros_like(taken).index_add(0, fan.row, steps) / fan.count
+    return (1 - smoothing) * taken + smoothing * siblings

@@ -182,7 +182,8 @@ class GenRec(GenerativeRecommender):
                 learnt = learnt & (learnt.cumsum(1) == learnt.sum(1, keepdim=True))
             known, following = self.backbone.reader(items[:, :-1])[learnt], items[:, 1:][learnt]
         return sum_in_pieces(
-            lambda part, rows: cross_entropy(table.logits(part).float(), following[rows], reduction="sum"), known,
+            # without the padding, to which no weight may be smoothed
+            lambda part, rows: self._vocabulary_loss(table.logits(part)[:, 1:], following[rows] - 1), known,
             [table.weight], self.n_items)
 
     def _begin(self, prompts: Batch) -> DecodingState:
@@ -198,4 +199,7 @@ class GenRec(GenerativeRecommender):
         return state
 
     def _catalogue_loss(self, logits: Tensor, node: Tensor) -> Tensor:
-        return -step_log_probs(logits, node, self.trie).sum()
+        return -step_log_probs(logits, node, self.trie, self.config["label_smoothing"]).sum()
+
+    def _vocabulary_loss(self, logits: Tensor, token: Tensor) -> Tensor:
+        return cross_entropy(logits.float(), token, reduction="sum", label_smoothing=self.config["label_smoothing"])
