@@ -294,7 +294,7 @@ def bf16(options: argparse.Namespace, data: Data) -> dict[str, float | str | Non
     """bf16 autocast beside fp32, where the processor multiplies in bf16."""
     configs = {precision: configure(options.dataset, options.data_path, layout="per_target", precision=precision)
                for precision in ("fp32", "bf16")}
-    if compute_dtype({**configs["fp32"].final_config_dict, "precision": "auto"}) != torch.bfloat16:
+    if compute_dtype({**configs["fp32"].final_config_dict, "precision": "auto"}, True) != torch.bfloat16:
         return {"training.bf16_vs_fp32": None,
                 "training.bf16_vs_fp32_reason": "the processor has neither AVX512-BF16 nor AMX"}
     speed = {}

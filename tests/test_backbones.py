@@ -112,7 +112,7 @@ def test_a_scratch_backbone_trains_every_weight():
 
 @pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision_is_what_was_asked_for(precision, dtype):
-    assert compute_dtype({**SETTINGS, "precision": precision}) == dtype
+    assert compute_dtype({**SETTINGS, "precision": precision}, True) == dtype
 
 
 @pytest.mark.parametrize("pretrained, dtype", [(True, torch.bfloat16), (False, torch.float32)])

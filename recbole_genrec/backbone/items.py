@@ -37,9 +37,8 @@ class NormedItems(nn.Embedding):
         return self.norm(super().forward(items))
 
     def logits(self, states: Tensor) -> Tensor:
-        """``[N, width]`` states -> ``[N, items]``, how well each row as it is agrees; ``-inf`` for the padding."""
-        logits = nn.functional.linear(nn.functional.dropout(states, DROPOUT, self.training), self.weight)
-        return logits.index_fill(1, torch.zeros(1, dtype=torch.int64, device=logits.device), -torch.inf)
+        """``[N, width]`` states -> ``[N, items]``, how well each row as it is agrees; the padding's means nothing."""
+        return nn.functional.linear(nn.functional.dropout(states, DROPOUT, self.training), self.weight)
 
 
 class ItemReader(nn.Module):

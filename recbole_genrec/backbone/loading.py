@@ -112,11 +112,11 @@ def resolve(name: str) -> dict | str:
     return name
 
 
-def compute_dtype(config, pretrained: bool = True) -> torch.dtype:
+def compute_dtype(config, pretrained: bool) -> torch.dtype:
     """bf16 where ``precision`` asks for it, or where it is ``auto`` and the hardware is faster in bf16.
 
     On a CPU that multiplies in bf16, LoRA on layers 256 to 1,024 wide trains 1.2 to 1.4 times as fast; a small
-    scratch model, all of whose gradients are converted back, only .4 to .9 times (measured, results/README.md).
+    scratch model, all of whose gradients are converted back, only .4 to .9 times (docs/speed.md).
     """
     if config["precision"] == "auto":
         if config["device"].type == "cuda":
@@ -146,7 +146,7 @@ def _pretrained(name: str, source: str, config, families: Mapping[str, type]) ->
     try:
         family = family_of(_kind(source, remote), name, families)
         # Frozen weights may be bf16; safetensors only, so that loading runs no code of the file's.
-        dtype = compute_dtype(config) if config["device"].type == "cuda" else torch.float32
+        dtype = compute_dtype(config, True) if config["device"].type == "cuda" else torch.float32
         model, tokenizer = family.pretrained(source, dtype, **remote)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         if os.path.isdir(source):

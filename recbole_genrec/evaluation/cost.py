@@ -14,7 +14,8 @@ counted. They are estimated:
   sees, itself included; :math:`L` layers of width :math:`d`. A weight costs two operations a token forward, two for
   the gradient of its input and, only where it trains, two for its own: :math:`c` is 6 where all weights train and 4
   under LoRA, whose adapters are counted as body weights (two more where they train).
-  GenRec's ``item_prior`` costs six times the weights of its table (and of the model that reads numbers) a target.
+  GenRec's ``item_prior`` costs six times the weights of its table a target, and as much of the model that reads
+  numbers (too little in ``layout: per_target``, where that reads a history for one target).
 * Any other model by ``torch.utils.flop_counter.FlopCounterMode`` on the first training batch of its last stage.
 """
 

@@ -19,7 +19,7 @@ def inputs_fingerprint(config) -> str:
     """Hash of every file that bears on a run and that no setting spells out.
 
     All files ``<data_path>/<dataset>.*`` (each column, whoever reads it); the folders or files that ``llm``,
-    ``semantic_model`` and ``prompt`` name, or this project's YAML of that name; the module of an ``item_index`` of the
+    ``item_reader``, ``semantic_model`` and ``prompt`` name, or this project's YAML of that name; the module of an ``item_index`` of the
     user's own. A model of the hub is its name: its files may not be here yet.
     """
     digest = hashlib.sha256()
@@ -32,7 +32,7 @@ def inputs_fingerprint(config) -> str:
 def _inputs(config) -> Iterator[tuple[str, Path]]:
     yield from (("data/" + path.name, path) for path in Path(config["data_path"]).glob(f"{config['dataset']}.*")
                 if path.is_file())
-    for key, kind in (("llm", "backbone"), ("semantic_model", None), ("prompt", "prompt")):
+    for key, kind in (("llm", "backbone"), ("item_reader", "backbone"), ("semantic_model", None), ("prompt", "prompt")):
         if not isinstance(name := config[key], str):
             continue
         path = Path(os.path.expanduser(name))

@@ -28,7 +28,7 @@ class LocalChat(nn.Module):
         super().__init__()
         loaded = load_backbone(config, texts, {CausalBackbone.kind: CausalBackbone})
         self.backbone, self.tokenizer, self.answer = loaded.backbone, loaded.tokenizer, answer
-        self.longest, self.dtype = config["max_answer_tokens"], compute_dtype(config)
+        self.longest, self.dtype = config["max_answer_tokens"], compute_dtype(config, loaded.pretrained)
         limit = self.backbone.max_positions
         self.room = None if limit is None else limit - self.longest
         if self.room is not None and self.room < 1:

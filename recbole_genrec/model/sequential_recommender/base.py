@@ -317,9 +317,9 @@ class GenerativeRecommender(SequentialRecommender):
     def _take_over(self, file: Path) -> None:
         """Where ``llm`` is a folder that one of our runs left: its tables too, but for those of its own catalogue."""
         if file.is_file():
-            own, found = self._additions(), load_file(file)
+            own, found, strange = self._additions(), load_file(file), self.backbone.of_catalogue
             self.backbone.load_state_dict({name: weight for name, weight in found.items() if name in own
-                                           and name not in self.backbone.of_catalogue
+                                           and name not in strange
                                            and own[name].shape == weight.shape}, strict=False)
 
     def _additions(self) -> dict[str, Tensor]:

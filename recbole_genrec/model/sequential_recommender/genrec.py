@@ -13,10 +13,11 @@ from recbole_genrec.data.windows import TARGET_ROW, one_in
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.decoding.prior import branch_log_probs
 from recbole_genrec.decoding.tree import DecodingState, side_by_side
-from recbole_genrec.errors import UserError
+from recbole_genrec.errors import UserError, did_you_mean
 from recbole_genrec.evaluation.cost import Work
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
 from recbole_genrec.prompt import Batch, BranchedBatch, PromptBuilder, PromptTemplate
+from recbole_genrec.settings import property_names
 
 
 class GenRec(GenerativeRecommender):
@@ -62,10 +63,11 @@ class GenRec(GenerativeRecommender):
         if (reader := config["item_reader"]) is not None:
             if not config["item_prior"]:
                 raise UserError(f"item_reader={reader} tells what item_prior weighs, and that is 0")
-            found = resolve(reader)
-            if isinstance(found, str) or found["kind"] != IdentifiedCausalBackbone.kind:
-                raise UserError(f"item_reader={reader} is no decoder-only scratch backbone: items are read by a model "
-                                "that is trained from scratch, such as tiny-llama")
+            scratch = [name for name in property_names("backbone") if isinstance(found := resolve(name), dict)
+                       and found["kind"] == IdentifiedCausalBackbone.kind]
+            if reader not in scratch:
+                raise UserError(f"item_reader={reader} is no decoder-only scratch backbone of properties/backbone/"
+                                f"{did_you_mean(reader, scratch)}")
         if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
             raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
                             "once for many targets")
@@ -180,9 +182,8 @@ class GenRec(GenerativeRecommender):
             learnt = items[:, 1:] > 0
             if self.config["layout"] == "per_target":  # the last alone
                 learnt = learnt & (learnt.cumsum(1) == learnt.sum(1, keepdim=True))
-            known, following = self.backbone.reader(items[:, :-1])[learnt], items[:, 1:][learnt]
+            known, following = self.backbone.reader(items)[:, :-1][learnt], items[:, 1:][learnt]
         return sum_in_pieces(
-            # without the padding, to which no weight may be smoothed
             lambda part, rows: self._vocabulary_loss(table.logits(part)[:, 1:], following[rows] - 1), known,
             [table.weight], self.n_items)
 
@@ -193,7 +194,8 @@ class GenRec(GenerativeRecommender):
                 known, table = state.hidden.float(), self.backbone.items
                 if (reader := self.backbone.reader) is not None:
                     history = self._items(prompts)
-                    known = reader(history)[torch.arange(len(history)), (history > 0).sum(1).clamp(min=1) - 1]
+                    last = (history > 0).sum(1).clamp(min=1) - 1
+                    known = reader(history)[torch.arange(len(history), device=last.device), last]
                     table = reader.items
                 state.prior = weight * branch_log_probs(table.logits(known), self.trie)
         return state
