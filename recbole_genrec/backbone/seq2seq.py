@@ -92,9 +92,9 @@ class Seq2SeqBackbone(Backbone):
         if not hasattr(encoder, "block"):
             return encoder(inputs_embeds=self.encoder_inputs(prompts),
                            attention_mask=prompts.mask.long()).last_hidden_state
-        # T5's mask and bias are added up once and not in every layer.
+        # T5's mask and bias are added up once and not in every layer, and laid out so that no layer copies them.
         hidden, width = self.encoder_inputs(prompts), prompts.tokens.size(1)
-        bias = encoder.block[0].layer[0].SelfAttention.compute_bias(width, width).to(hidden.dtype)
+        bias = encoder.block[0].layer[0].SelfAttention.compute_bias(width, width).to(hidden.dtype).contiguous()
         bias = bias + additive(prompts.mask, hidden.dtype)[:, None, None]
         for block in encoder.block:
             hidden = block(hidden, position_bias=bias)[0]
