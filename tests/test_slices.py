@@ -16,7 +16,7 @@ from recbole.evaluator import metrics as theirs
 from recbole_genrec.cli import main
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.popularity import list_metrics, training_counts
-from recbole_genrec.evaluation.slices import by_history, by_popularity, by_tie
+from recbole_genrec.evaluation.slices import by_history, by_memory, by_popularity, by_tie
 from recbole_genrec.evaluation.validity import NEAR, free_generation, near_misses
 from recbole_genrec.records import rows_of, update_leaderboard
 
@@ -89,6 +89,23 @@ def test_ties(run):
     result = by_tie(record, "out").set_index("slice")
     assert result["users"].to_dict() == {"untied": 15, "tied": 8, "unknown": 7}
     assert result["hit@10"].to_dict() == pytest.approx({"untied": 8 / 15, "tied": 1, "unknown": 0})
+
+
+def test_what_training_could_tell_by_heart(run):
+    record, interactions, data = run
+    histories: dict[str, list] = {}
+    for user, item, time in sorted(interactions, key=lambda row: row[2]):
+        histories.setdefault(user, []).append(item)
+    pairs = {pair for items in histories.values() for pair in zip(items[:-2], items[1:-2])}
+    met = {(a, b) for items in histories.values() for a in items[:-2] for b in items[:-2]}
+    users = per_user(Path("out"), record)
+    kinds = ["followed" if (histories[user][-2], histories[user][-1]) in pairs else
+             "together" if any((item, histories[user][-1]) in met for item in histories[user][:-1]) else "neither"
+             for user in users["user"]]
+    result = by_memory(record, "out", load(data), metrics=("hit@5",)).set_index("slice")
+    assert result["users"].to_dict() == Counter(kinds) and len(result) == 3
+    hits = (users["rank"].astype(float) <= 5).groupby(kinds).mean()
+    assert result["hit@5"].to_dict() == pytest.approx(hits.to_dict())
 
 
 def test_older_runs_and_lost_files(run):

@@ -1,4 +1,4 @@
-"""One run's metrics, users apart: by length of history, by popularity of the target, by ties in time."""
+"""One run's metrics, users apart: by length of history, popularity of the target, ties in time, what training told."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
+from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.significance import gains
+from recbole_genrec.index.material import Interactions
 
 #: Longest history of each slice, the last one open.
 HISTORY = (5, 10, 20, 50)
@@ -56,6 +59,33 @@ def by_tie(record: Mapping[str, Any], output_dir: str | Path, metrics: Sequence[
     kind = users["tied"].map({False: "untied", True: "tied"}).astype(object).fillna("unknown")
     return _table(users, [("untied", kind == "untied"), ("tied", kind == "tied"), ("unknown", kind == "unknown")],
                   metrics)
+
+
+def by_memory(record: Mapping[str, Any], output_dir: str | Path, data, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """Users by what training could tell of their target by heart. As :func:`by_history`.
+
+    ``followed``: in somebody's training history the target came right after the last item of the user's;
+    ``together``: it did not, but was in one training history with an item of the user's; ``neither``.
+
+    Args:
+        data: the run's data set and split (:class:`recbole_genrec.benchmark.Data`).
+    """
+    users = read_users(record, output_dir).set_index("user")
+    training, test = Interactions.of_training(data.parts[0]), data.parts[2].inter_feat
+    items, target = data.dataset.item_num, test[data.dataset.iid_field].numpy()
+    history = data.dataset.sequences.history(test[TARGET_ROW]).numpy()
+    same = training.user[1:] == training.user[:-1]
+    pairs = training.item[:-1][same] * items + training.item[1:][same]
+    followed = np.isin(history[np.arange(len(history)), (history > 0).sum(1) - 1] * items + target, pairs)
+    had = csr_array((np.ones(len(training.item), dtype=np.int32), (training.user, training.item)),
+                    shape=(data.dataset.user_num, items))
+    row, column = history.nonzero()
+    met = np.zeros(len(history), dtype=bool)
+    np.logical_or.at(met, row, (had.T @ had).tocsr()[target[row], history[row, column]] > 0)
+    names = data.dataset.field2id_token[data.dataset.uid_field][test[data.dataset.uid_field].numpy()]
+    kind = pd.Series(np.select([followed, met], ["followed", "together"], "neither"), index=names)
+    kind = kind.reindex(users.index.astype(str))
+    return _table(users, [(name, kind == name) for name in ("followed", "together", "neither")], metrics)
 
 
 def read_users(record: Mapping[str, Any], output_dir: str | Path) -> pd.DataFrame:
