@@ -26,7 +26,8 @@ MODELS = {
     "GRU4Rec": {"loss_type": "BPR", "ema_decay": 0.9},
     "BERT4Rec": {},
     "S3Rec": {"pretrain_epochs": 2, "item_attribute": "class"},
-    "GenRec": {**GENERATIVE, "gradient_accumulation_steps": 2},
+    "GenRec": {**GENERATIVE, "gradient_accumulation_steps": 2, "item_prior": 1.0, "item_reader": "tiny-llama",
+               "item_dropout": 0.1, "label_smoothing": 0.1},
     "GenRecT5": {**GENERATIVE, "train_stage": "both", "pretrain_epochs": 2, "target_stride": 2},
     "RecSysLLM": {**GENERATIVE, "target_stride": 2},
 }
