@@ -12,12 +12,14 @@ from data_helpers import config_of, random_interactions, write_dataset
 from transformers import MistralConfig, MistralForCausalLM
 
 from recbole_genrec.backbone.causal import CausalBackbone
-from recbole_genrec.backbone.loading import compute_dtype, load_backbone
+from recbole_genrec.backbone.items import ItemReader
+from recbole_genrec.backbone.loading import compute_dtype, load_backbone, resolve
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.decoding.trie import Trie
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
+from recbole_genrec.settings import property_names
 
 KINDS = ["llama", "gpt2", "qwen2"]
 TITLES = [f"The i{n} story" for n in range(30)]
@@ -113,6 +115,21 @@ def test_a_scratch_backbone_trains_every_weight():
 @pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision_is_what_was_asked_for(precision, dtype):
     assert compute_dtype({**SETTINGS, "precision": precision}, True) == dtype
+
+
+@pytest.mark.parametrize("name", [name for name in property_names("backbone")
+                                  if isinstance(found := resolve(name), dict) and found["kind"] == "causal"])
+def test_a_reader_of_items_knows_those_before_and_neither_those_after_nor_the_padding(name):
+    torch.manual_seed(0)
+    reader = ItemReader(resolve(name)["config"], 30).eval()
+    history = torch.randint(1, 30, (2, 9))
+    states = reader(history)
+    padded = torch.nn.functional.pad(history[:, :5], (0, 2))
+    torch.testing.assert_close(reader(padded)[:, :5], states[:, :5])
+    changed = history.clone()
+    changed[:, 0] = changed[:, 0] % 29 + 1
+    assert not torch.allclose(reader(changed)[:, 8], states[:, 8], atol=1e-3)
+    assert reader.items.logits(states[:, -1]).shape == (2, 30)
 
 
 @pytest.mark.parametrize("pretrained, dtype", [(True, torch.bfloat16), (False, torch.float32)])
