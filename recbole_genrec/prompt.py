@@ -149,6 +149,11 @@ class Batch(Rows):
     item: Tensor
 
     @property
+    def ends(self) -> Tensor:
+        """``[B, T]`` bool, the token at which each item of the row ends: history and target, each once, in order."""
+        return self.item > 0
+
+    @property
     def pairs(self) -> Tensor:
         """Number of pairs of a token and a token that it sees, itself included."""
         return (self.lengths * (self.lengths + 1) // 2).sum()
@@ -167,6 +172,11 @@ class BranchedBatch(Batch):
 
     branch: Tensor
     seen: Tensor
+
+    @property
+    def ends(self) -> Tensor:
+        # Of the branches the last alone: the other targets stand in the trunk, too.
+        return super().ends & ((self.branch == 0) | (self.branch == self.branch.amax(1, keepdim=True)))
 
     @property
     def position(self) -> Tensor:

@@ -77,8 +77,9 @@ KINDS = {
     "valid_metric": str, "output_dir": str, "llm": str, "prompt": str, "title_field": str, "title_format": str,
     "true_time_field": str, "period_sampling": str, "user_features": list, "item_features": list,
     "mask_levels": dict, "task_families": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
-    "item_index": str, "item_reader": str, "settings_label": str, "semantic_model": str, "field_separator": str, "seq_separator": str,
-    "encoding": str, "endpoint": str, "api_key_env": str, "llm_cache": str, "request_options": dict,
+    "item_index": str, "item_reader": str, "settings_label": str, "semantic_model": str, "field_separator": str,
+    "seq_separator": str, "encoding": str, "endpoint": str, "api_key_env": str, "llm_cache": str,
+    "request_options": dict,
 }
 _KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list"}
 #: Of the choices below, those that may be left open.
@@ -104,9 +105,9 @@ _CHOICES = {
 
 #: Keys of our models that must have a value where a model has them.
 _NEVER_NULL = ("prompt", "max_prompt_tokens", "max_history_items", "infill_share", "item_dropout", "item_prior",
-               "label_smoothing", "target_stride", "candidate_count", "mask_ratio", "entity_bias", "mask_levels", "task_families",
-               "period_sampling", "period_days", "train_stage", "num_beams", "lora_r", "candidate_seed", "concurrency",
-               "request_timeout", "request_retries", "max_answer_tokens", "api_key_env", "ema_decay")
+               "label_smoothing", "target_stride", "candidate_count", "mask_ratio", "entity_bias", "mask_levels",
+               "task_families", "period_sampling", "period_days", "train_stage", "num_beams", "lora_r", "candidate_seed",
+               "concurrency", "request_timeout", "request_retries", "max_answer_tokens", "api_key_env", "ema_decay")
 
 
 def check_processes(config) -> None:

@@ -61,7 +61,8 @@ def by_tie(record: Mapping[str, Any], output_dir: str | Path, metrics: Sequence[
                   metrics)
 
 
-def by_memory(record: Mapping[str, Any], output_dir: str | Path, data, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+def by_memory(record: Mapping[str, Any], output_dir: str | Path, data,
+              metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """Users by what training could tell of their target by heart. As :func:`by_history`.
 
     ``followed``: in somebody's training history the target came right after the last item of the user's;

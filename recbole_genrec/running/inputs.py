@@ -19,8 +19,8 @@ def inputs_fingerprint(config) -> str:
     """Hash of every file that bears on a run and that no setting spells out.
 
     All files ``<data_path>/<dataset>.*`` (each column, whoever reads it); the folders or files that ``llm``,
-    ``item_reader``, ``semantic_model`` and ``prompt`` name, or this project's YAML of that name; the module of an ``item_index`` of the
-    user's own. A model of the hub is its name: its files may not be here yet.
+    ``item_reader``, ``semantic_model`` and ``prompt`` name, or this project's YAML of that name; the module of an
+    ``item_index`` of the user's own. A model of the hub is its name: its files may not be here yet.
     """
     digest = hashlib.sha256()
     for name, path in sorted(_inputs(config)):

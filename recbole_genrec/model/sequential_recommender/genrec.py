@@ -16,7 +16,7 @@ from recbole_genrec.decoding.tree import DecodingState, side_by_side
 from recbole_genrec.errors import UserError, did_you_mean
 from recbole_genrec.evaluation.cost import Work
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
-from recbole_genrec.prompt import Batch, BranchedBatch, PromptBuilder, PromptTemplate
+from recbole_genrec.prompt import Batch, PromptBuilder, PromptTemplate
 from recbole_genrec.settings import property_names
 
 
@@ -163,9 +163,7 @@ class GenRec(GenerativeRecommender):
     @staticmethod
     def _items(batch: Batch) -> Tensor:
         """``[B, L]`` the items of each row, oldest first and the target (where there is one) last; 0 where padded."""
-        ends = batch.item > 0
-        if isinstance(batch, BranchedBatch):  # each stands in the trunk and in a branch of its own
-            ends &= (batch.branch == 0) | (batch.branch == batch.branch.amax(1, keepdim=True))
+        ends = batch.ends
         return side_by_side(batch.item[ends], ends.sum(1), 0)
 
     def _item_loss(self, states: Tensor, batch: Batch, titles: Tensor) -> Tensor:
