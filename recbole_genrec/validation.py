@@ -106,8 +106,9 @@ _CHOICES = {
 #: Keys of our models that must have a value where a model has them.
 _NEVER_NULL = ("prompt", "max_prompt_tokens", "max_history_items", "infill_share", "item_dropout", "item_prior",
                "label_smoothing", "target_stride", "candidate_count", "mask_ratio", "entity_bias", "mask_levels",
-               "task_families", "period_sampling", "period_days", "train_stage", "num_beams", "lora_r", "candidate_seed",
-               "concurrency", "request_timeout", "request_retries", "max_answer_tokens", "api_key_env", "ema_decay")
+               "task_families", "period_sampling", "period_days", "train_stage", "num_beams", "lora_r",
+               "candidate_seed", "concurrency", "request_timeout", "request_retries", "max_answer_tokens",
+               "api_key_env", "ema_decay")
 
 
 def check_processes(config) -> None:
