@@ -41,7 +41,7 @@ setup(
         "setuptools>=78.1.1,<81",  # RecBole's dependencies still import pkg_resources
         "pyyaml>=6",
         "filelock>=3.20.1",
-        "tabulate>=0.9",
+        "tabulate>=0.10",
         "rapidfuzz>=3.0",       # near misses of free text, titles as people type them
         "tqdm>=4.66.3",
     ],

@@ -37,20 +37,13 @@ from recbole_genrec.evaluation.significance import gains
 from recbole_genrec.evaluation.validity import free_generation
 from recbole_genrec.records import write_atomically, write_record
 from recbole_genrec.running import failures, parallel, runs, termination
-from recbole_genrec.running.checkpoint import Checkpoints
+from recbole_genrec.running.checkpoint import Checkpoints, flush
 from recbole_genrec.running.inputs import inputs_fingerprint
 from recbole_genrec.running.termination import Terminated
-from recbole_genrec.settings import LATER
+from recbole_genrec.settings import CARRYING_OUT, LATER
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer, two_stages
 from recbole_genrec.validation import check_dataset
 from recbole_genrec.version import __version__
-
-#: Keys that say where and how a run is carried out, not what is measured: they stay out of its hash.
-_NOT_HASHED = {"output_dir", "data_path", "checkpoint_dir", "gpu_id", "show_progress", "state", "device", "worker",
-               "log_wandb", "wandb_project", "save_dataset", "save_dataloaders", "local_rank", "single_spec", "about",
-               "published", "llm_cache", "api_key_env", "concurrency", "requests_per_minute", "request_timeout",
-               "request_retries", "resume", "force", "checkpoint_minutes", "fsdp",
-               "settings_label"}
 
 log = logging.getLogger("recbole_genrec")
 
@@ -123,7 +116,7 @@ def config_hash(config: Config, without: Collection[str] = ()) -> str:
     if config["candidates"] is None:
         unused |= {"candidates", "candidate_seed"}
     settings = {key: value for key, value in config.final_config_dict.items()
-                if key not in _NOT_HASHED | unused and key not in without}
+                if key not in CARRYING_OUT | unused and key not in without}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -349,6 +342,7 @@ def _write_per_user(run_dir: Path, dataset: GenRecDataset, users: pd.DataFrame, 
                          topk=[raw_items[row].tolist() for row in users["topk"]])
     temporary = run_dir / f"{name}.tmp"
     table.to_parquet(temporary, index=False)
+    flush(temporary)
     temporary.replace(run_dir / name)
 
 

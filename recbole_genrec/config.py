@@ -77,7 +77,7 @@ class Config(recbole.config.Config):
         if final.get("gpu_id") is None:
             final["gpu_id"] = ""
         final["gpu_id"] = own_gpu(str(final["gpu_id"]))
-        check_kinds(final)  # before RecBole works with them: its errors do not name the key
+        check_kinds(final, self.internal_config_dict)  # before RecBole works with them: its errors do not name the key
         return final
 
     def _set_default_parameters(self):

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from recbole_genrec.errors import UserError
 from recbole_genrec.index import ItemIndex
-from recbole_genrec.settings import named_file, read_yaml
+from recbole_genrec.settings import named_file, property_file, read_yaml
 from recbole_genrec.template import cut
 
 
 def read_prompt(name: str, domain: str | None, form: dict[str, type]) -> tuple[dict[str, Any], dict[str, str]]:
     """``properties/prompt/<name>.yaml`` or a YAML file of the user's own, and its words for a data set's domain.
+
+    The words are the prompt's own ``domains``, or those of ``properties/domains.yaml``.
+
 
     Args:
         name: of the prompt, or a file's path.
@@ -36,7 +39,7 @@ def read_prompt(name: str, domain: str | None, form: dict[str, type]) -> tuple[d
         if not isinstance(value, kind) or not value and kind is list or \
                 kind is list and not all(isinstance(text, str) for text in value):
             raise UserError(f"prompt={name} has no {_FORMS[kind]} '{key}': is it of another model's form?")
-    domains = content.get("domains") or {}
+    domains = content.get("domains") or read_yaml(property_file("", "domains"))
     words = domains.get(domain, domains.get("default", {})) if isinstance(domains, dict) else None
     if not isinstance(words, dict) or not all(isinstance(word, str) for word in words.values()):
         raise UserError(f"prompt={name}: 'domains' must say for each domain which text a word stands for")

@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_TEXTS = ("timestamp", "dataset", "model", "status", "reason", "version", "backbone", "item_index", "prompts",
-          "ablation", "variant", "settings_label", "config_hash", "reference_hash", "variant_hash",
-          "dataset_fingerprint", "split_fingerprint", "prompt_fingerprint", "trie_fingerprint", "numbering_fingerprint",
-          "candidates_fingerprint", "audit", "decode", "norm", "layout", "objective")
+#: Keys of texts, even where one looks like a number, as a hash such as "12e456789012" does.
+TEXTS = ("run_id", "timestamp", "dataset", "model", "status", "reason", "version", "backbone", "item_index", "prompts",
+         "ablation", "variant", "settings_label", "config_hash", "reference_hash", "variant_hash",
+         "dataset_fingerprint", "split_fingerprint", "prompt_fingerprint", "trie_fingerprint", "numbering_fingerprint",
+         "candidates_fingerprint", "audit", "decode", "norm", "layout", "objective")
 _NUMBERS = ("seed", "users", "candidates", "candidate_seed", "train_seconds", "eval_users_per_second", "peak_memory_mb",
             "peak_device_memory_mb", "trainable_parameters", "total_parameters", "targets_per_second",
             "tokens_per_second", "padding_share", "flops_per_target", "exact_share", "epochs_done", "valid_rate",
             "duplicate_rate", "near_miss_rate", "empty_rate", "parse_rate", "cost_usd", "mask_history", "leaky")
-_METRIC = re.compile(r"[a-z]+@\d+(_unmasked|_untied)?")
+#: A metric of RecBole's at some k, as it is, unmasked or of untied users.
+RECORDED_METRIC = re.compile(r"[a-z]+@\d+(_unmasked|_untied)?")
 #: Mappings of whatever is only shown, and of figures that are worked with.
 _SHOWN, _OF_NUMBERS = ("machine", "versions", "leakage"), ("valid", "index_leak")
 
@@ -29,10 +31,10 @@ def check_form(record: Any) -> None:
     _mapping("the record", record)
     if not isinstance(record.get("run_id"), str):
         raise ValueError("run_id is no text")
-    for key in _TEXTS:
+    for key in TEXTS:
         if not isinstance(record.get(key), (str, type(None))):
             raise ValueError(f"{key} is no text")
-    _numbers("the record", record, [*_NUMBERS, *(key for key in record if _METRIC.fullmatch(key))])
+    _numbers("the record", record, [*_NUMBERS, *(key for key in record if RECORDED_METRIC.fullmatch(key))])
     for key in _SHOWN:
         _mapping(key, record.get(key) or {})
     for key in _OF_NUMBERS:

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.record_form import check_form
+from recbole_genrec.record_form import RECORDED_METRIC, check_form
 
 #: Columns of leaderboard.csv, in order. A record may hold more; the file shows these.
 COLUMNS = [
@@ -32,9 +32,7 @@ COLUMNS = [
 ]
 
 
-#: A metric of RecBole's at some k, as it is, unmasked or of untied users.
-_METRIC = re.compile(r"[a-z]+@\d+(_unmasked|_untied)?")
-#: Of those, what is said of lists and not of hits: the record has it, a dozen more columns would hide the others.
+#: Of a record's metrics, what is said of lists and not of hits: the record has it, a dozen more columns would hide the others.
 LIST_METRICS = ("itemcoverage", "giniindex", "averagepopularity", "tailpercentage")
 _OF_LISTS = re.compile(rf"({'|'.join(LIST_METRICS)})@\d+")
 
@@ -61,7 +59,7 @@ def writable_folder(path: str | Path, *parts: str) -> Path:
     Raises:
         UserError: it cannot be made or written to.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     try:
         for part in (folder, *(folder / name for name in ("runs", *parts))):
             part.mkdir(parents=True, exist_ok=True)
@@ -120,7 +118,7 @@ def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
     """
     rows = [record]
     for name, metrics in (record.get("other_prompts") or {}).items():
-        shared = {key: value for key, value in record.items() if not _METRIC.fullmatch(key)
+        shared = {key: value for key, value in record.items() if not RECORDED_METRIC.fullmatch(key)
                   and key not in ("valid_rate", "duplicate_rate", "near_miss_rate", "empty_rate",
                                   "eval_users_per_second", "exact_share")}
         rows.append({**shared, **metrics, "prompts": name})
@@ -130,7 +128,7 @@ def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
 def leaderboard_csv(records: list[dict[str, Any]]) -> str:
     """The records as CSV text: ``COLUMNS``, then any other metric of hits; nothing where a record has no value."""
     others = sorted({key for record in records for key in record
-                     if _METRIC.fullmatch(key) and not _OF_LISTS.fullmatch(key)} - set(COLUMNS))
+                     if RECORDED_METRIC.fullmatch(key) and not _OF_LISTS.fullmatch(key)} - set(COLUMNS))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*COLUMNS, *others], extrasaction="ignore", restval="", lineterminator="\n")
     writer.writeheader()
@@ -156,7 +154,7 @@ def _why_keep(path: Path, run_ids: set[str]) -> str | None:
             reader = csv.DictReader(file, strict=True)
             if reader.fieldnames is None or "run_id" not in reader.fieldnames:
                 return "is not a leaderboard (no run_id column)"
-            if foreign := [name for name in reader.fieldnames if name not in COLUMNS and not _METRIC.fullmatch(name)]:
+            if foreign := [name for name in reader.fieldnames if name not in COLUMNS and not RECORDED_METRIC.fullmatch(name)]:
                 return f"has a column that is not ours ({foreign[0][:60]})"
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -17,6 +17,7 @@ from recbole_genrec.running import parallel
 from recbole_genrec.saved_run import check_data, find_run, read_config, read_record
 from recbole_genrec.suite import carry_out_runs
 from recbole_genrec.tuning import epochs_for_minutes
+from recbole_genrec.version import __version__
 
 log = logging.getLogger("recbole_genrec")
 
@@ -38,14 +39,14 @@ def reproduce(runs: list[str], output_dir: str, data_path: str | None = None) ->
     if parallel.size() > 1:
         raise UserError("reproduce runs in one process: start it without torchrun")
     plan = [_plan(find_run(run).resolve(), data_path) for run in runs]
-    target = writable_folder(Path(output_dir).expanduser())
+    target = writable_folder(output_dir)
     code = 0
     for rows, config, labels in plan:
         records, mistakes = carry_out_runs([(config, labels)], target, False)
         if mistakes or records[0]["status"] != "ok":
             code = 2 if mistakes else max(code, 1)
             continue
-        lines = compared(rows, rows_with_files(records[0], target))
+        lines = compared(rows, rows_with_files(records[0], target / "runs" / records[0]["run_id"]))
         if any(line[-1] == "outside" for line in lines):
             code = max(code, 1)
         print(f"\n{rows[0]['run_id']}, again as {records[0]['run_id']}")
@@ -56,12 +57,15 @@ def reproduce(runs: list[str], output_dir: str, data_path: str | None = None) ->
 def _plan(folder: Path, data_path: str | None) -> tuple[list[dict[str, Any]], Config, dict[str, Any]]:
     """The rows of an old run, how to carry it out again, and the labels of its record."""
     record = read_record(folder)
-    rows = rows_with_files(record, folder.parents[1])
+    rows = rows_with_files(record, folder)
     if record.get("tested") is False:
         raise UserError(f"run '{folder.name}' is a trial of a search: it was not tested")
     for row in rows:
         if not (metrics := _metrics(row)) or user_gains(row["users_file"], metrics[0]) is None:
             raise UserError(f"run '{folder.name}' has no hit@K or ndcg@K with every user's list to compare with")
+    if record.get("version") != __version__:
+        log.warning("warning: run %s is of version %s, this is %s: the same settings may train otherwise", folder.name,
+                    record.get("version"), __version__)
     config = read_config(folder, record, data_path)
     check_data(folder, record, Data.load(config))
     config["force"] = True  # what was measured again before is no new measurement

@@ -14,7 +14,14 @@ from recbole_genrec.errors import UserError, did_you_mean
 _PACKAGE = Path(__file__).resolve().parent
 
 #: Settings that came when there were results already, each with the value under which a run is one of before.
-LATER = {"item_prior": 0.0, "item_reader": None, "label_smoothing": 0.0, "ema_decay": 0.0}
+LATER = {"item_prior": 0.0, "item_reader": None, "label_smoothing": 0.0, "ema_decay": 0.0,
+         "members": 1}
+
+#: Keys that say where and how a run is carried out, not what is measured: runs that differ in no other are the same.
+CARRYING_OUT = {"output_dir", "data_path", "checkpoint_dir", "gpu_id", "show_progress", "state", "device", "worker",
+                "log_wandb", "wandb_project", "save_dataset", "save_dataloaders", "local_rank", "single_spec", "about",
+                "published", "llm_cache", "api_key_env", "concurrency", "requests_per_minute", "request_timeout",
+                "request_retries", "resume", "force", "checkpoint_minutes", "fsdp", "settings_label"}
 
 
 def properties_dir() -> Path:

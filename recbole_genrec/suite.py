@@ -125,8 +125,10 @@ def carry_out_runs(plan: list[tuple[Config, dict[str, Any]]], output_dir: Path,
             mistakes += 1
             continue
         except OSError as error:  # not even the record could be written
-            log.error("%s on %s failed: %s", config["model"], config["dataset"], failures.reason(error))
-            record = {"dataset": config["dataset"], "model": config["model"], **labels, "status": "failed"}
+            reason = failures.reason(error)
+            log.error("%s on %s failed: %s", config["model"], config["dataset"], reason)
+            record = {"dataset": config["dataset"], "model": config["model"], **labels, "status": "failed",
+                      "reason": reason}
         except (KeyboardInterrupt, Terminated):
             _leaderboard(output_dir)
             log.warning("stopped: the same command goes on from the last checkpoint")

@@ -26,7 +26,7 @@ from recbole_genrec.running.averaging import Average
 from recbole_genrec.running.checkpoint import (Checkpoints, flush, model_state, optimizer_state, random_state,
                                                set_model_state, set_optimizer_state, set_random_state)
 from recbole_genrec.running.failures import Diverged
-from recbole_genrec.running.weights import load_weights, save_weights, weights_are_whole
+from recbole_genrec.running.weights import load_weights, put_back, put_in_place, save_weights, weights_are_whole
 
 log = logging.getLogger("recbole_genrec")
 
@@ -74,6 +74,9 @@ class GenRecTrainer(FairTrainer):
         super().__init__(config, model, dataset)
         self.model_dir = Path(run_dir) / "model"
         self.checkpoints = Checkpoints(Path(run_dir) / "checkpoints")
+        if parallel.is_main():
+            put_back(self.model_dir)
+        parallel.gather(None)  # it is there before anybody looks
         self._found = self._readable(self.checkpoints.read())
         #: How often the run was taken up again after it had been broken off.
         self.restarts = 0 if self._found is None else self._found[1]["restarts"] + 1
@@ -173,7 +176,7 @@ class GenRecTrainer(FairTrainer):
                 weight = (work.terms if self._weighted else 1) * real
                 scaler.scale(loss * weight).backward()
             if watch:
-                self.flops_per_target = counter.get_total_flops() / work.targets
+                self.flops_per_target = counter.get_total_flops() / work.numbers().targets
             losses.append((loss.item(), weight))
             now.work = now.work + work if real else now.work
             if number % group == 0 or number == batches:
@@ -282,8 +285,7 @@ class GenRecTrainer(FairTrainer):
                 save_weights(self.model, fresh)
                 for file in (*fresh.iterdir(), fresh):
                     flush(file)
-                shutil.rmtree(self.model_dir, ignore_errors=True)
-                fresh.rename(self.model_dir)
+                put_in_place(fresh, self.model_dir)
 
     def load_best(self) -> None:
         """Give the model the weights of the best epoch."""

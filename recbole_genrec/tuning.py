@@ -109,7 +109,7 @@ def carry_out(searches: list[Search], output_dir: str) -> int:
     Returns:
         0, or 1 if a trial failed or a search measured nothing, or 2 if a trial was refused.
     """
-    folder = writable_folder(Path(output_dir).expanduser() / "tuning")
+    folder = writable_folder(Path(output_dir) / "tuning")
     failed = refused = False
     for search in searches:
         records = []

@@ -63,7 +63,7 @@ _NUMBERS = {
     "hidden_size": (int, 1, None), "n_layers": (int, 1, None), "n_heads": (int, 1, None),
     "gradient_accumulation_steps": (int, 1, None), "max_history_items": (int, 1, None),
     "infill_share": (float, 0, 1), "item_dropout": (float, 0, 0.9), "item_prior": (float, 0, None),
-    "label_smoothing": (float, 0, 0.9),
+    "label_smoothing": (float, 0, 0.9), "members": (int, 1, None),
     "ema_decay": (float, 0, 0.99999), "target_stride": (int, 1, None), "mask_ratio": (float, 0, 1),
     "entity_bias": (float, 0, None), "last_bias": (float, 0, 1), "candidate_count": (int, 2, None),
     "candidates": (int, 2, None), "candidate_seed": (int, 0, 2**32 - 1), "concurrency": (int, 1, 256),
@@ -79,9 +79,9 @@ KINDS = {
     "mask_levels": dict, "task_families": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
     "item_index": str, "item_reader": str, "settings_label": str, "semantic_model": str, "field_separator": str,
     "seq_separator": str, "encoding": str, "endpoint": str, "api_key_env": str, "llm_cache": str,
-    "request_options": dict,
+    "request_options": dict, "lora_target_modules": (str, list), "period_days": list, "train_stage": str,
 }
-_KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list"}
+_KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list", (str, list): "a text or a list"}
 #: Of the choices below, those that may be left open.
 _MAY_BE_NULL = {"mask_history", "lr_scheduler_type"}
 _CHOICES = {
@@ -103,12 +103,9 @@ _CHOICES = {
 }
 
 
-#: Keys of our models that must have a value where a model has them.
-_NEVER_NULL = ("prompt", "max_prompt_tokens", "max_history_items", "infill_share", "item_dropout", "item_prior",
-               "label_smoothing", "target_stride", "candidate_count", "mask_ratio", "entity_bias", "mask_levels",
-               "task_families", "period_sampling", "period_days", "train_stage", "num_beams", "lora_r",
-               "candidate_seed", "concurrency", "request_timeout", "request_retries", "max_answer_tokens",
-               "api_key_env", "ema_decay")
+#: Keys that have a value unless they are set to none, and may be: none means off, or everything.
+_CAN_BE_TAKEN_OUT = {"about", "load_col", "clip_grad_norm", "warmup_steps", "decode_budget", "checkpoint_minutes",
+                     "title_field", "title_format", "true_time_field", "user_features", "item_features"}
 
 
 def check_processes(config) -> None:
@@ -127,9 +124,10 @@ def check_processes(config) -> None:
                             "torchrun --nproc_per_node=2 run_benchmark.py ...")
 
 
-def check_kinds(settings: dict[str, Any]) -> None:
-    for key in _NEVER_NULL:
-        if key in settings and settings[key] is None:
+def check_kinds(settings: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Refuse values of another kind than their keys', and none where there is a default."""
+    for key in sorted((_NUMBERS.keys() | KINDS.keys()) & settings.keys() - _CAN_BE_TAKEN_OUT):
+        if settings[key] is None and defaults.get(key) is not None:
             raise UserError(f"{key} has no value")
     for key, kind in KINDS.items():
         value = settings.get(key)

@@ -12,7 +12,7 @@ from data_helpers import NAME, per_user, random_interactions, records, write_dat
 
 from recbole_genrec.cli import main
 
-BASELINES = ["GRU4Rec", "SASRec", "SASRecPlus", "BERT4Rec", "Caser", "S3Rec", "HGN", "FDSA", "Pop", "IDAdjacency"]
+BASELINES = ["GRU4Rec", "SASRec", "SASRecPlus", "ItemLM", "BERT4Rec", "Caser", "S3Rec", "HGN", "FDSA", "Pop", "IDAdjacency"]
 #: Small layers; every key is read by at least one of the baselines.
 SMALL = ["--epochs=1", "--hidden_size=16", "--embedding_size=16", "--inner_size=16", "--n_heads=2", "--n_layers=1",
          "--num_layers=1", "--pretrain_epochs=1", "--nv=2", "--nh=2"]

@@ -107,11 +107,13 @@ def test_title_field_missing_or_wrong(capsys, data):
     "lora_dropout=1.5", "max_prompt_tokens=3", "hidden_dropout_prob=2", "topk=[]", "topk=0", "topk=[5,x]",
     "topk=[5.5,10]", "topk={a: 1}", "valid_metric=MRR@10", "valid_metric=NDCG@7", "eval_args=5",
     "about=text", "output_dir=5", "data_path=[1]", "title_format=3", "load_col=all",
+    "seed=~", "output_dir=~", "epochs=~", "train_batch_size=~", "MAX_ITEM_LIST_LENGTH=~", "num_beams=~",
+    "lora_target_modules=3", "period_days=7",
 ])
 def test_value_out_of_range(capsys, tmp_path, setting):
     key, value = setting.split("=", 1)
     (tmp_path / "mine.yaml").write_text(f"{key}: {value}\n")  # output_dir= of the command line is always text
-    model = "SASRec" if key == "hidden_dropout_prob" else "GenRec"
+    model = {"hidden_dropout_prob": "SASRec", "period_days": "RecSysLLM"}.get(key, "GenRec")
     line = refused(capsys, f"--model={model}", "--dataset=ml-100k", "--config_files=mine.yaml")
     assert key in line
 
@@ -124,6 +126,14 @@ def test_value_out_of_range(capsys, tmp_path, setting):
 def test_value_not_among_the_choices(capsys, setting, said):
     line = refused(capsys, "--model=GenRec", "--dataset=ml-100k", f"--{setting}")
     assert said in line and (setting.split("=")[0] in line or "RecBole refuses" in line)
+
+
+@pytest.mark.parametrize("setting", ["decode_budget=null", "checkpoint_minutes=null", "clip_grad_norm=null",
+                                     "max_train_minutes=null", "lora_target_modules=q_proj"])
+def test_values_that_mean_none(setting):
+    key, value = setting.split("=")
+    config = Config("GenRec", "ml-100k", config_dict={key: parse_value(value)})
+    assert config[key] == parse_value(value)
 
 
 def test_fewer_beams_than_topk(capsys):

@@ -71,7 +71,9 @@ def test_prompts_from_outside_the_package(dataset, tmp_path):
 @pytest.mark.parametrize("model, text, message", [
     ("GenRec", "version: 1", "has no list of texts 'instructions': is it of another model's form?"),
     ("GenRec", "{instructions: [a], prefix: '{instruction}', suffix: 3}", "has no text 'suffix'"),
-    ("GenRec", "{instructions: ['a {noun}'], prefix: '{instruction}', suffix: b}", "it has no words for this domain"),
+    ("GenRec", "{instructions: ['a {noun}'], prefix: '{instruction}', suffix: b, domains: {movies: {noun: c}}}",
+     "it has no words for this domain"),
+    ("GenRec", "{instructions: ['a {nuon}'], prefix: '{instruction}', suffix: b}", "must be one of noun, verb"),
     ("GenRec", "{instructions: ['a {'], prefix: '{instruction}', suffix: b, domains: {default: {noun: c}}}",
      "must be one of noun"),
     ("GenRec", "{instructions: [a], prefix: b, suffix: c, domains: [d]}", "'domains' must say"),
@@ -149,7 +151,7 @@ def test_a_data_set_of_ones_own(tmp_path, monkeypatch):
 
 def test_every_model_has_a_card_and_every_link_in_the_docs_leads_somewhere():
     cards = "".join(path.read_text("utf-8") for path in (DOCS / "models").glob("*.md"))
-    assert all(f"# {name}\n" in cards for name in ("GenRec", "RecSysLLM", "GenRecT5", "P5", "SASRecPlus"))
+    assert all(f"# {name}\n" in cards for name in ("GenRec", "RecSysLLM", "GenRecT5", "P5", "SASRecPlus", "ItemLM"))
     for page in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "results" / "README.md"]:
         for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
             if not link.startswith(("http", "#")):

@@ -186,7 +186,7 @@ def test_what_knows_items_by_number_is_trained_beside_lora(dataset, llama_folder
     rows = data.parts[0].inter_feat[torch.arange(4)]
     model.calculate_loss(rows).backward()
     trained = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
-    first = {"item_reader": "reader.core.embed_tokens.weight", "item_prior": "items.weight",
+    first = {"item_reader": "readers.members.0.core.embed_tokens.weight", "item_prior": "items.weight",
              "item_embedding": "items.norm.weight"}[list(own)[-1]]
     assert f"backbone.{first}" in trained and any("lora" in name for name in trained)
     if "item_reader" not in own:  # of gain 0: nothing of the table is heard before that moves
@@ -239,12 +239,13 @@ def test_the_prior_learns_each_title_from_what_stands_before_it(dataset, layout,
 
 @pytest.mark.parametrize("objective", ["catalogue", "vocabulary"])
 @pytest.mark.parametrize("layout", ["per_target", "shared_prefix", "continuation"])
-def test_the_reader_learns_each_item_from_those_before_it(dataset, layout, objective):
-    model, data = make(dataset, layout=layout, item_prior=1.0, item_reader="tiny-llama", objective=objective)
+def test_the_readers_learn_each_item_from_those_before_it(dataset, layout, objective):
+    model, data = make(dataset, layout=layout, item_prior=1.0, item_reader="tiny-llama", objective=objective, members=2)
     model.eval().prompts.n_prefixes = 1
     rows = data.parts[0].inter_feat[torch.arange(5)].gather()
-    reader = model.backbone.reader
-    torch.nn.init.normal_(reader.items.weight, std=0.3)
+    readers = model.backbone.readers.members
+    for reader in readers:
+        torch.nn.init.normal_(reader.items.weight, std=0.3)
     with_prior = float(model.calculate_loss(rows).detach())
     model.config["item_prior"] = 0.0
     without = float(model.calculate_loss(rows).detach())
@@ -252,23 +253,28 @@ def test_the_reader_learns_each_item_from_those_before_it(dataset, layout, objec
     for before, target in zip(rows[model.ITEM_SEQ].tolist(), rows[model.ITEM_ID].tolist()):
         items = [item for item in before if item] + [target]
         for place in [len(items) - 1] if layout == "per_target" else range(1, len(items)):
-            state = reader(torch.tensor([items[:place]]))[:, -1]
-            expected.append(cross_entropy(reader.items.logits(state)[:, 1:], torch.tensor([items[place] - 1])))
+            for reader in readers:
+                state = reader(torch.tensor([items[:place]]))[:, -1]
+                expected.append(cross_entropy(reader.items.logits(state)[:, 1:], torch.tensor([items[place] - 1])))
     total = float(torch.stack(expected).sum().detach())
     assert with_prior - without == pytest.approx(total / int(model.work.terms), rel=1e-4)
 
 
-def test_the_reader_is_asked_about_the_items_of_the_prompt(dataset):
-    model, data = make(dataset, item_prior=2.0, item_reader="tiny-llama")
-    reader = model.eval().backbone.reader
-    torch.nn.init.normal_(reader.items.weight, std=0.3)
+@pytest.mark.parametrize("members", [1, 3])
+def test_the_readers_are_asked_about_the_items_of_the_prompt(dataset, members):
+    """What they say is their mean, and counts as log-probabilities once that adds up to one."""
+    model, data = make(dataset, item_prior=2.0, item_reader="tiny-llama", members=members)
+    readers = model.eval().backbone.readers.members
+    for reader in readers:
+        torch.nn.init.normal_(reader.items.weight, std=0.3)
     rows = data.parts[2].inter_feat[torch.arange(4)].gather()
     both = model.score_all(rows)
     model.config["item_prior"] = 0.0
     words = model.score_all(rows)
     for row, history in enumerate(rows[model.ITEM_SEQ].tolist()):
-        state = reader(torch.tensor([[item for item in history if item]]))[:, -1]
-        numbers = reader.items.logits(state)[0, 1:].log_softmax(0)
+        items = torch.tensor([[item for item in history if item]])
+        said = [reader.items.logits(reader(items)[:, -1])[0, 1:].log_softmax(0) for reader in readers]
+        numbers = torch.stack(said).mean(0).log_softmax(0)
         assert torch.allclose(both[row, 1:], words[row, 1:] + 2 * numbers, atol=1e-3)
 
 
@@ -307,6 +313,7 @@ def test_a_prior_that_nothing_would_read_is_refused(dataset, own):
 
 @pytest.mark.parametrize("own, words", [
     ({"item_prior": 0.0, "item_reader": "tiny-llama"}, "tells what item_prior weighs"),
+    ({"item_prior": 1.0, "members": 2}, "there is none"),
     ({"item_prior": 1.0, "item_reader": "tiny-t5"}, "is no decoder-only scratch backbone"),
     ({"item_prior": 1.0, "item_reader": "glm-10b"}, "is no decoder-only scratch backbone"),
     ({"item_prior": 1.0, "item_reader": "tiny-lama"}, "item_reader=tiny-lama .* did you mean 'tiny-llama'")])

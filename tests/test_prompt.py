@@ -12,6 +12,7 @@ from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.errors import UserError
 from recbole_genrec.index import Material, build_index
 from recbole_genrec.prompt import PromptBuilder, PromptTemplate
+from recbole_genrec.settings import property_file, property_names, read_yaml
 
 TITLES = ["Lego", "Lego City", "Uno, the game", 'The "Best" of', "emoji 🧸", "A very long title with many words in it",
           "Lego", "Duplo", "Ludo", "Go"]
@@ -133,6 +134,19 @@ def test_the_shipped_prompt_is_worded_for_the_domain():
     assert films.suffix and not PromptTemplate.load("next_item", "movies", with_suffix=False).suffix
     assert films.fingerprint != other.fingerprint
     assert films.fingerprint == PromptTemplate.load("next_item", "movies", with_suffix=True).fingerprint
+
+
+@pytest.mark.parametrize("name", property_names("dataset"))
+def test_every_shipped_data_set_has_words_of_its_own(name):
+    domain = read_yaml(property_file("dataset", name))["about"]["domain"]
+    own, other = (PromptTemplate.load("next_item", domain, with_suffix=True) for domain in (domain, None))
+    assert own.fingerprint != other.fingerprint
+
+
+def test_a_prompt_with_domains_of_its_own_has_those_alone(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{instructions: ['{noun}?'], prefix: '{instruction}', suffix: '', "
+                                        "domains: {default: {noun: things}}}")
+    assert PromptTemplate.load(str(tmp_path / "mine.yaml"), "movies", with_suffix=True).prefixes == ["things?"]
 
 
 @pytest.mark.parametrize("name, hint", [("next_itm", "did you mean 'next_item'"), ("zzz", "next_item")])

@@ -214,6 +214,32 @@ def test_a_failed_run_is_recorded_and_stops_no_other(tmp_path, call, break_gru, 
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_failure_that_cannot_be_recorded_has_a_reason_too(tmp_path, call, monkeypatch):
+    seen = []
+
+    def full(*arguments, **settings):
+        monkeypatch.setattr("recbole_genrec.suite.parallel.size", lambda: 2)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recbole_genrec.suite.run", full)
+    monkeypatch.setattr("recbole_genrec.suite.failures.is_everybodys", lambda record: seen.append(record["reason"]))
+    monkeypatch.setattr("recbole_genrec.suite.os._exit", lambda code: seen.append(code))
+    assert main([*call, "--model=Pop"]) == 1
+    assert "the disk is full" in seen[0] and seen[1:] == [1]
+
+
+def test_a_neighbour_that_is_nested_too_deep_stops_no_run(tmp_path, call):
+    folder = tmp_path / "out" / "runs" / f"{NAME}-Pop-2023-0"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text("[" * 100_000)
+    assert main([*call, "--model=Pop"]) == 0
+
+
+def test_output_dir_in_a_file_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert writable_folder("~/results") == tmp_path / "results" and (tmp_path / "results" / "runs").is_dir()
+
+
 def test_scores_that_are_no_numbers_fail_the_run(tmp_path, call, monkeypatch):
     """RecBole would report a hit@10 for them."""
     from recbole_genrec.model.sequential_recommender.pop import Pop

@@ -321,7 +321,7 @@ def test_the_suffix_or_the_format_says_what_is_written(options, name, start, tmp
 
 @pytest.mark.parametrize("arguments, said", [
     (["nowhere.csv"], "nowhere.csv"), (["empty"], "neither leaderboard.csv nor runs/"),
-    (["header.csv"], "has no row"), (["other.csv"], "no column run_id"), (["torn.csv"], "row 1"),
+    (["header.csv"], "has no row"), (["other.csv"], "no column run_id"), (["torn.csv"], "row 1"), (["huge.csv"], "row 1"),
     (["binary.csv"], "cannot read"), (["good.csv", "--output=report.pdf"], "--format"),
     (["good.csv", "--format=htlm"], "did you mean 'html'"), (["good.csv", "--output=no/folder/x.html"], "cannot write"),
     (["good.csv", "--output=empty"], "none of"), (["good.csv", "--colour=red"], "--colour=red"), ([], "LEADERBOARD")])
@@ -332,6 +332,7 @@ def test_a_mistake_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
     Path("good.csv").write_text(leaderboard_csv([record("1")]))
     Path("other.csv").write_text("a,b\n1,2\n")
     Path("torn.csv").write_text("run_id,dataset,model,status\nx,y\n")
+    Path("huge.csv").write_text(f"run_id,dataset,model,status,seed\nr,x,y,ok,{'9' * 5000}\n")
     Path("binary.csv").write_bytes(b"\xff\xfe\x00run_id")
     assert main(["report", *arguments]) == 2
     out, err = capsys.readouterr()

@@ -40,6 +40,15 @@ def test_the_same_settings_give_the_same_figures(done, tmp_path, capsys, monkeyp
     assert new["settings_label"] == "small" and new["valid"] == old["valid"]
 
 
+def test_a_run_may_lie_in_any_folder_and_another_version_is_said(done, tmp_path, caplog):
+    run = tmp_path / "copied"
+    shutil.copytree(done, run)
+    record = json.loads((run / "record.json").read_text())
+    (run / "record.json").write_text(json.dumps({**record, "version": "0.0.1"}))
+    assert main(again(run, tmp_path / "out", done.parents[2])) == 0
+    assert "is of version 0.0.1" in caplog.text
+
+
 def test_a_figure_outside_the_interval_is_exit_code_1(done, tmp_path, capsys):
     run = tmp_path / "claimed" / "runs" / done.name
     shutil.copytree(done, run)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from recbole_genrec.benchmark import run
 from recbole_genrec.running import runs
 from recbole_genrec.running.checkpoint import Checkpoints
+from recbole_genrec.running.weights import put_back, put_in_place
 from recbole_genrec.settings import property_file
 from recbole_genrec.trainer import GenRecTrainer
 
@@ -27,7 +28,7 @@ MODELS = {
     "BERT4Rec": {},
     "S3Rec": {"pretrain_epochs": 2, "item_attribute": "class"},
     "GenRec": {**GENERATIVE, "gradient_accumulation_steps": 2, "item_prior": 1.0, "item_reader": "tiny-llama",
-               "item_dropout": 0.1, "label_smoothing": 0.1},
+               "members": 2, "item_dropout": 0.1, "label_smoothing": 0.1},
     "GenRecT5": {**GENERATIVE, "train_stage": "both", "pretrain_epochs": 2, "target_stride": 2},
     "RecSysLLM": {**GENERATIVE, "target_stride": 2},
 }
@@ -151,6 +152,41 @@ def test_a_best_model_that_is_lost_is_trained_again(dataset, tmp_path, monkeypat
     damage(model)
     record = run(config_of(dataset, "SASRec", **config), tmp_path)
     assert record["status"] == "ok" and "training begins anew" in caplog.text
+
+
+def test_a_kill_between_the_two_renames_loses_no_model(tmp_path, monkeypatch):
+    old, new = tmp_path / "model", tmp_path / "model.new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "which").write_text(folder.name)
+
+    def killed(path, target):
+        if path == new:
+            raise Killed
+        shutil.move(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(Killed):
+            put_in_place(new, old)
+    assert not old.exists()
+    put_back(old)
+    assert (old / "which").read_text() == "model"
+    put_in_place(new, old)
+    put_back(old)
+    assert (old / "which").read_text() == "model.new" and [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_run_that_was_killed_between_the_two_renames_goes_on(dataset, tmp_path, monkeypatch, caplog):
+    config = {**SMALL, **MODELS["SASRec"], "epochs": 1}
+    with monkeypatch.context() as patch:
+        _break_off(patch, "test", 1)
+        with pytest.raises(Killed):
+            run(config_of(dataset, "SASRec", **config), _folder(tmp_path))
+    model, = (tmp_path / "runs").glob("tiny-*/model")
+    model.rename(model.with_name("model.old"))
+    record = run(config_of(dataset, "SASRec", **config), tmp_path)
+    assert record["status"] == "ok" and record["restarts"] == 1 and "begins anew" not in caplog.text
 
 
 def test_a_forced_run_that_was_broken_off_goes_on_too(dataset, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_genrec.backbone.causal import CausalBackbone
-from recbole_genrec.backbone.items import ItemReader, NormedItems
+from recbole_genrec.backbone.items import ItemReaders, NormedItems
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
 from recbole_genrec.encoder_texts.masked import MaskedBatch
 from recbole_genrec.prompt import Batch
@@ -40,28 +40,28 @@ class IdentifiedBackbone(Seq2SeqBackbone):
 
 
 class IdentifiedCausalBackbone(CausalBackbone):
-    """A decoder-only model with what knows items by number: a table, or a reader of its own beside it.
+    """A decoder-only model with what knows items by number: a table, or readers of their own beside it.
 
     Of the table each row is added to the token that ends the item: a title is read and written without it, and whoever
     reads on after the title knows whose it was. A pre-trained model hears nothing of it before the first step, its
-    gain is 0. Table and reader are trained whole, under LoRA too.
+    gain is 0. Table and readers are trained whole, under LoRA too.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        self.items = self.reader = None
+        self.items = self.readers = None
 
     @property
     def of_catalogue(self) -> frozenset[str]:
-        return frozenset(name for name in self.state_dict() if name.startswith(("items.", "reader.")))
+        return frozenset(name for name in self.state_dict() if name.startswith(("items.", "readers.")))
 
     def add_table(self, items: int, gain: float) -> None:
         """Make the table (see :class:`NormedItems`)."""
         self.items = NormedItems(items, self.core.config.hidden_size, gain)
 
-    def add_reader(self, settings: dict, items: int) -> None:
-        """Make the reader (see :class:`recbole_genrec.backbone.items.ItemReader`)."""
-        self.reader = ItemReader(settings, items)
+    def add_readers(self, settings: dict, items: int, members: int) -> None:
+        """Make the readers (see :class:`recbole_genrec.backbone.items.ItemReaders`)."""
+        self.readers = ItemReaders(settings, items, members)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         if self.items is None:

@@ -6,6 +6,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+from recbole_genrec.backbone.causal import CausalBackbone
+from recbole_genrec.backbone.head import sum_in_pieces
+from recbole_genrec.backbone.loading import resolve
+from recbole_genrec.errors import UserError, did_you_mean
+from recbole_genrec.settings import property_names
+
 #: Standard deviation of the rows of a new table, as in RecBole's SASRec.
 SPREAD = 0.02
 #: Share of a state that is left out in training when it is compared with the items. RecBole's SASRec leaves out as
@@ -40,6 +46,33 @@ class NormedItems(nn.Embedding):
         """``[N, width]`` states -> ``[N, items]``, how well each row as it is agrees; the padding's means nothing."""
         return nn.functional.linear(nn.functional.dropout(states, DROPOUT, self.training), self.weight)
 
+    def loss(self, states: Tensor, following: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Sum of the cross-entropies over all items.
+
+        Args:
+            states: ``[N, width]``.
+            following: ``[N]`` items, none of them padding.
+            label_smoothing: share of a target's weight that all items have alike.
+        """
+        return sum_in_pieces(
+            lambda part, rows: nn.functional.cross_entropy(self.logits(part)[:, 1:].float(), following[rows] - 1,
+                                                           reduction="sum", label_smoothing=label_smoothing),
+            states, [self.weight], len(self.weight))
+
+
+def reader_settings(name: str) -> dict:
+    """Settings of the architecture that ``item_reader: name`` asks for.
+
+    Raises:
+        UserError: no decoder-only scratch backbone of that name.
+    """
+    scratch = {known: found["config"] for known in property_names("backbone") if isinstance(
+        found := resolve(known), dict) and found["kind"] == CausalBackbone.kind}
+    if name not in scratch:
+        raise UserError(f"item_reader={name} is no decoder-only scratch backbone of properties/backbone/"
+                        f"{did_you_mean(name, list(scratch))}")
+    return scratch[name]
+
 
 class ItemReader(nn.Module):
     """A decoder-only model from scratch that reads items, each one token, and says which comes next.
@@ -66,3 +99,40 @@ class ItemReader(nn.Module):
     def forward(self, history: Tensor) -> Tensor:
         """``[B, L]`` items, padded by 0 on the right -> ``[B, L, d]`` what is known after each."""
         return self.core(input_ids=history, use_cache=False).last_hidden_state
+
+
+class ItemReaders(nn.Module):
+    """Some readers that share no weight with each other, multiplied: two models are better than one, whatever they read.
+
+    Args:
+        settings, items: as of :class:`ItemReader`.
+        members: how many.
+    """
+
+    def __init__(self, settings: dict, items: int, members: int = 1):
+        super().__init__()
+        self.members = nn.ModuleList(ItemReader(settings, items) for _ in range(members))
+
+    def loss(self, items: Tensor, learnt: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Sum over the members of the cross-entropies over all items of some next items; scalar.
+
+        Args:
+            items: ``[B, L]``, padded by 0 on the right.
+            learnt: ``[B, L - 1]`` bool, which of the items after the first; none of them padding.
+            label_smoothing: as in :meth:`NormedItems.loss`.
+        """
+        return sum(reader.items.loss(reader(items)[:, :-1][learnt], items[:, 1:][learnt], label_smoothing)
+                   for reader in self.members)
+
+    def log_probs(self, history: Tensor, length: Tensor) -> Tensor:
+        """The mean over the members of what they say of the next item.
+
+        Args:
+            history: ``[B, L]`` items, padded by 0 on the right.
+            length: ``[B]`` how many they are, at least 1.
+        Returns:
+            ``[B, items]`` float32 means of log-probabilities, ``-inf`` for the padding; they add up to 1 for one member.
+        """
+        last = torch.arange(len(history), device=history.device), length - 1
+        said = [reader.items.logits(reader(history)[last])[:, 1:].float().log_softmax(1) for reader in self.members]
+        return nn.functional.pad(torch.stack(said).mean(0), (1, 0), value=-torch.inf)

@@ -43,6 +43,11 @@ def parse(argv: list[str], commands: Iterable) -> argparse.Namespace:
 def add_data_options(command: argparse.ArgumentParser) -> None:
     """Where settings and data come from."""
     command.add_argument("--config_files", default="", help="YAML files, separated by blanks; later ones win")
+    add_data_path(command)
+
+
+def add_data_path(command: argparse.ArgumentParser) -> None:
+    """Where data come from."""
     command.add_argument("--data_path", default=None,
                          help="folder that holds <dataset>/<dataset>.inter (default dataset)")
 

@@ -1,4 +1,4 @@
-"""``recbole-genrec recommend`` and ``recbole-genrec demo``: what is typed, what is asked back, what is printed."""
+"""``recbole-genrec recommend``: what is typed, what is asked back, what is printed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from tabulate import tabulate
 
+from recbole_genrec.commands.arguments import add_data_path
 from recbole_genrec.errors import UserError
 from recbole_genrec.running.runtime import quiet
 
@@ -23,18 +24,11 @@ forgiven and said. Where several titles may be meant there is a question, or, wi
 them. id:XYZ is an item by its raw id. Oldest item first.
 Exit code: 0 done, 2 a mistake in the call (one line says which).
 """
-_DEMO_EXAMPLES = """examples:
-  %(prog)s --run RUN_A --run RUN_B
-  %(prog)s --run results/runs/RUN_A --run results/runs/RUN_B --port 8000
-
-The page is served to this machine only (127.0.0.1), until Ctrl-C.
-Exit code: 0 stopped, 2 a mistake in the call (one line says which).
-"""
 _HOW = {"id": "by its id", "title": "", "words": "", "similar": "the nearest title", "chosen": "chosen"}
 
 
 def add(commands) -> None:
-    """Add ``recommend`` and ``demo`` to the command line."""
+    """Add ``recommend`` to the command line."""
     recommend = commands.add_parser(
         "recommend", help="recommend items for a history of titles", allow_abbrev=False, epilog=_EXAMPLES,
         description="What a trained model recommends after a history of titles.",
@@ -47,17 +41,8 @@ def add(commands) -> None:
     recommend.add_argument("--why-not", metavar="TITLE", help="say which rank this item has and why")
     recommend.add_argument("--user", metavar="ID", help="raw id of the user, for models that read users")
     recommend.add_argument("--json", action="store_true", help="print one JSON document")
-    demo = commands.add_parser(
-        "demo", help="a local web page: a history, and the lists of two models side by side", allow_abbrev=False,
-        description="A local web page: a history, and what several models recommend after it, side by side.",
-        epilog=_DEMO_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    demo.add_argument("--run", required=True, action="append", metavar="RUN_DIR",
-                      help="folder or id of a finished run; once for each model")
-    demo.add_argument("--port", type=int, default=7860, help="0: any free one (default 7860)")
-    for command, handler in ((recommend, _recommend), (demo, _demo)):
-        command.add_argument("--data_path", default=None,
-                             help="folder that holds <dataset>/<dataset>.inter (default dataset)")
-        command.set_defaults(handler=handler)
+    add_data_path(recommend)
+    recommend.set_defaults(handler=_recommend)
 
 
 def _recommend(arguments: argparse.Namespace) -> int:
@@ -101,29 +86,6 @@ def _recommend(arguments: argparse.Namespace) -> int:
         print(f"\n{recommender.record['model']} ranks by scores that are no probabilities.")
     if why is not None:
         print(f"\n{why.text}")
-    return 0
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C.
-
-    Raises:
-        UserError: a mistake in the call.
-    """
-    if not 0 <= arguments.port <= 65535:
-        raise UserError(f"--port={arguments.port} must be from 0 to 65535")
-    quiet()
-    from recbole_genrec.demo.server import make_server
-    from recbole_genrec.recommend import load
-
-    server = make_server([load(run, arguments.data_path) for run in arguments.run], arguments.port)
-    print(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C stops it)", flush=True)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        print()
-    finally:
-        server.server_close()
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from recbole_genrec.commands.arguments import add_data_path
 from recbole_genrec.running import termination
 from recbole_genrec.running.runtime import keep_freed_memory, quiet
 
@@ -22,7 +23,7 @@ def add(commands) -> None:
                                     description="Train and test again with a run's own settings, and compare.")
     reproduce.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run, or its id in results/runs")
     reproduce.add_argument("--output_dir", default="reproduced", help="where the new records go (default %(default)s)")
-    reproduce.add_argument("--data_path", default=None, help="folder that holds <dataset>/<dataset>.inter")
+    add_data_path(reproduce)
     reproduce.set_defaults(handler=_reproduce)
 
 

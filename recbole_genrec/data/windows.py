@@ -38,6 +38,17 @@ def one_in(dataset, step: int) -> Tensor:
     return ((last[user] - row) % step == 0).nonzero().squeeze(1)
 
 
+def with_target(history: Tensor, length: Tensor, target: Tensor) -> Tensor:
+    """``[B, L]`` histories, padded by 0 on the right, and the item that followed each -> ``[B, longest + 1]``.
+
+    Args:
+        length: ``[B]`` items of each history.
+        target: ``[B]``.
+    """
+    items = torch.nn.functional.pad(history[:, :int(length.max())], (0, 1))
+    return items.scatter(1, length.unsqueeze(1), target.unsqueeze(1))
+
+
 def last_of_each(dataset) -> Tensor:
     """``[M]`` int64 place of each user's last sample."""
     return one_in(dataset, int(dataset.inter_feat[TARGET_ROW].max()) + 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.decoding.tree import Ranking
+from recbole_genrec.running.failures import out_of_memory
 
 #: Users that go together at most. More do not pay: on a CPU the caches are full, on a GPU the arithmetic units.
 MOST_USERS = {"cpu": 32, "cuda": 128}
@@ -62,9 +63,3 @@ def in_batches(lengths: Tensor, k: int, size: int, decode: Callable[[Tensor], Ra
         log.warning("warning: out of memory while decoding %d users at a time; going on with %d", len(rows), half)
         todo = [part for group in (*todo, rows) for part in group.split(half)]
     return ranking
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch failed for want of memory, on the device or on the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) \
-        or "can't allocate memory" in str(error)

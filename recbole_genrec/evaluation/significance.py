@@ -19,7 +19,7 @@ from scipy.stats import ttest_rel, wilcoxon
 
 from recbole_genrec.errors import UserError
 from recbole_genrec.records import rows_of
-from recbole_genrec.settings import DUMPED, LATER, read_yaml
+from recbole_genrec.settings import CARRYING_OUT, DUMPED, LATER, read_yaml
 
 #: A mark for a p-value (corrected, see :func:`holm`) below each of these.
 _MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -34,8 +34,7 @@ _COLUMNS = [*SETTING, *GROUP, "leaky", "n_seeds", "mean", "sd", "ci_low", "ci_hi
 #: Evaluation-only probe of a leak: no baseline to beat.
 PROBES = ("IDAdjacency",)
 #: Keys of config.yaml in which runs of one group may differ: the seed, and what bears on no number.
-FREE = {"seed", "gpu_id", "show_progress", "state", "worker", "log_wandb", "wandb_project", "save_dataset",
-         "save_dataloaders", "about", "published", "use_gpu", "reproducibility", "settings_label"}
+FREE = CARRYING_OUT | {"seed", "use_gpu", "reproducibility"}
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -147,7 +146,7 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
         UserError: no good run has the metric, or an unknown one was asked for.
     """
     parse(metric)
-    rows = [row for record in records for row in rows_with_files(record, Path(output_dir))
+    rows = [row for record in records for row in rows_with_files(record, Path(output_dir) / "runs" / record["run_id"])
             if row.get(metric) is not None and (dataset is None or row["dataset"] == dataset)]
     if not rows:
         known = sorted({str(record.get("dataset")) for record in records if record.get("status") == "ok"})
@@ -162,11 +161,11 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
                          for row in _compare(list(groups.values()), metric)], columns=_COLUMNS)
 
 
-def rows_with_files(record: Mapping[str, Any], output_dir: Path) -> list[dict[str, Any]]:
-    """The rows of a good record, each with its users' file; nothing for any other."""
+def rows_with_files(record: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The rows of a good record, each with its users' file in the run's folder; nothing for any other."""
     if record.get("status") != "ok":
         return []
-    folder, rows = output_dir / "runs" / str(record["run_id"]), []
+    rows = []
     for number, row in enumerate(rows_of(dict(record))):
         name = f"per_user.{row['prompts']}.parquet" if number else "per_user.parquet"
         rows.append({**dict.fromkeys(SETTING + GROUP), **row, "item_index": row.get("item_index") or row.get("index"),

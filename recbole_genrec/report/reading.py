@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.record_form import check_form
+from recbole_genrec.record_form import TEXTS, check_form
 from recbole_genrec.records import read_records
 
-#: Columns that are text even where they look like a number, as a hash such as "12e456789012" does.
-_TEXT = {"run_id", "timestamp", "dataset", "model", "backbone", "dataset_fingerprint", "split_fingerprint",
-         "config_hash", "version", "status", "reason", "decode", "norm", "layout", "objective", "ablation", "variant",
-         "item_index", "prompts", "settings_label", "candidates_fingerprint"}
 _NEEDED = ("run_id", "dataset", "model", "status")
 
 
@@ -80,12 +76,11 @@ def _value(name: str, text: str) -> Any:
     """What a cell of ``leaderboard.csv`` was in the record."""
     if text[:1] == "'" and text[1:].lstrip()[:1] in ("=", "+", "-", "@"):
         text = text[1:]  # the guard against formulas in spreadsheets
-    if name in _TEXT or not text:
+    if name in TEXTS or not text:
         return text or None
     if text in ("True", "False"):
         return text == "True"
     try:
-        number = float(text)
+        return int(text) if text.lstrip("-").isdecimal() else plain(float(text))
     except ValueError:
         return text
-    return int(text) if text.lstrip("-").isdecimal() else plain(number)

@@ -27,8 +27,8 @@ _STORAGE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is u
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether it says that memory ran out: the GPU's, the host's, or the CPU allocator of torch."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or \
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or isinstance(error, RuntimeError) and any(
+        said in str(error) for said in ("can't allocate memory", "not enough memory"))
 
 
 def out_of_storage(error: BaseException) -> bool:

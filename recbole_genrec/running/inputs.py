@@ -19,8 +19,8 @@ def inputs_fingerprint(config) -> str:
     """Hash of every file that bears on a run and that no setting spells out.
 
     All files ``<data_path>/<dataset>.*`` (each column, whoever reads it); the folders or files that ``llm``,
-    ``item_reader``, ``semantic_model`` and ``prompt`` name, or this project's YAML of that name; the module of an
-    ``item_index`` of the user's own. A model of the hub is its name: its files may not be here yet.
+    ``item_reader``, ``semantic_model`` and ``prompt`` name, or this project's YAML of that name, with the words of
+    ``domains.yaml``; the module of an ``item_index`` of the user's own. A model of the hub is its name: its files may not be here yet.
     """
     digest = hashlib.sha256()
     for name, path in sorted(_inputs(config)):
@@ -45,6 +45,8 @@ def _inputs(config) -> Iterator[tuple[str, Path]]:
             folder = Path(os.path.expanduser(str(read_yaml(path).get(key, ""))))  # a short name for a folder
             if folder.name and folder.is_dir():
                 yield from _files_in(folder, key)
+    if config["prompt"]:
+        yield "domains", property_file("", "domains")
     if isinstance(index := config["item_index"], str) and "." in index:
         found = importlib.util.find_spec(index)
         if found is not None and found.origin and os.path.isfile(found.origin):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,26 @@ def save_weights(model, folder: Path) -> None:
     else:
         folder.mkdir(parents=True)
         save_model(model, str(folder / _FILE))
+
+
+def put_in_place(fresh: Path, folder: Path) -> None:
+    """Rename a complete folder of weights to ``folder``, which may hold others: they step aside until that is done."""
+    aside = _aside(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():  # a folder cannot be renamed over one that has content
+        folder.rename(aside)
+    fresh.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Undo what a kill between the renames of :func:`put_in_place` left half done."""
+    if _aside(folder).exists() and not folder.exists():
+        _aside(folder).rename(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".old")
 
 
 def weights_are_whole(folder: Path) -> bool:

@@ -18,7 +18,7 @@ class Likelihood(GenerativeRecommender):
         self.wording = Wording.load(config["prompt"], "score", (config["about"] or {}).get("domain"))
         return self.wording.texts()
 
-    def make_prompts(self, dataset) -> PromptBuilder:
+    def make_prompts(self) -> PromptBuilder:
         # A title's tokens end with a line break, so the one that stands after {history} is there already.
         before, after = self.wording.parts()
         text = chat(self.tokenizer, before + _MARK + after.removeprefix("\n"), self.wording.answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -65,7 +64,7 @@ class GenerativeRecommender(SequentialRecommender):
         material = Material(self.catalogue, self.tokenizer, config["seed"], options=config.final_config_dict)
         self.index = self.make_index(gather(config["item_index"], material, dataset))
         self.trie = self.index.trie.to(self.device)
-        self.prompts = self.make_prompts(dataset)
+        self.prompts = self.make_prompts()
         if self.pretrained:
             self._take_over(Path(resolve(str(config["llm"]))) / ADDITIONS)
         self.dtype = compute_dtype(config, self.pretrained)
@@ -101,7 +100,7 @@ class GenerativeRecommender(SequentialRecommender):
         """How items are spelled."""
         return build_index(self.config["item_index"], material)
 
-    def make_prompts(self, dataset):
+    def make_prompts(self):
         """The builder of prompts, with ``max_tokens`` and ``largest_token``."""
         raise NotImplementedError  # a model's own, like all of these
 
@@ -290,8 +289,6 @@ class GenerativeRecommender(SequentialRecommender):
         if additions := self._additions():
             save_file(additions, folder / ADDITIONS)
         self.tokenizer.save_pretrained(folder)
-        (folder / "genrec.json").write_text(json.dumps({"llm": str(self.config["llm"]), "pretrained": self.pretrained,
-                                                        "trie_fingerprint": self.index.fingerprint}))
 
     def load_pretrained(self, folder: Path) -> None:
         """Read back what :meth:`save_pretrained` wrote.

@@ -6,18 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from recbole_genrec.backbone.head import sum_in_pieces
 from recbole_genrec.backbone.identified import IdentifiedCausalBackbone
-from recbole_genrec.backbone.loading import resolve
+from recbole_genrec.backbone.items import reader_settings
 from recbole_genrec.data.windows import TARGET_ROW, one_in
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.decoding.prior import branch_log_probs
 from recbole_genrec.decoding.tree import DecodingState, side_by_side
-from recbole_genrec.errors import UserError, did_you_mean
+from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work
 from recbole_genrec.model.sequential_recommender.base import GenerativeRecommender
 from recbole_genrec.prompt import Batch, PromptBuilder, PromptTemplate
-from recbole_genrec.settings import property_names
 
 
 class GenRec(GenerativeRecommender):
@@ -36,7 +34,7 @@ class GenRec(GenerativeRecommender):
 
     With ``item_prior: w`` items are ranked by ``log p(title) + w log p(item)``, where the second is learnt beside the
     first by cross-entropy over all items: from the states before the titles, or (``item_reader``) from those of a
-    second, small model that reads the history as numbers.
+    second, small model (or ``members`` of them) that reads the history as numbers.
 
     Decide (the paper is silent): lists come from constrained decoding on the title trie instead of matching free
     text by string; the first instruction is fixed at evaluation; items are separated by a line break, which no
@@ -63,11 +61,9 @@ class GenRec(GenerativeRecommender):
         if (reader := config["item_reader"]) is not None:
             if not config["item_prior"]:
                 raise UserError(f"item_reader={reader} tells what item_prior weighs, and that is 0")
-            scratch = [name for name in property_names("backbone") if isinstance(found := resolve(name), dict)
-                       and found["kind"] == IdentifiedCausalBackbone.kind]
-            if reader not in scratch:
-                raise UserError(f"item_reader={reader} is no decoder-only scratch backbone of properties/backbone/"
-                                f"{did_you_mean(reader, scratch)}")
+            reader_settings(reader)
+        elif config["members"] > 1:
+            raise UserError(f"members={config['members']} is how many an item_reader are, and there is none")
         if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
             raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
                             "once for many targets")
@@ -77,9 +73,9 @@ class GenRec(GenerativeRecommender):
         self.template = PromptTemplate.load(config["prompt"], domain, self.has_suffix(config))
         return [*self.template.prefixes, self.template.suffix]
 
-    def make_prompts(self, dataset) -> PromptBuilder:
+    def make_prompts(self) -> PromptBuilder:
         if (reader := self.config["item_reader"]) is not None:
-            self.backbone.add_reader(resolve(reader)["config"], self.n_items)
+            self.backbone.add_readers(reader_settings(reader), self.n_items, self.config["members"])
         if self.config["item_embedding"] or (self.config["item_prior"] and reader is None):
             self.backbone.add_table(self.n_items, gain=float(not self.pretrained))
         return PromptBuilder(self.index, self.tokenizer, self.template,
@@ -138,7 +134,7 @@ class GenRec(GenerativeRecommender):
         return total / count
 
     def training_flops(self, work: Work) -> float:
-        own = self.backbone.reader or self.backbone.items if self.config["item_prior"] else None
+        own = self.backbone.readers or self.backbone.items if self.config["item_prior"] else None
         weights = 0 if own is None else sum(weight.numel() for weight in own.parameters())
         return super().training_flops(work) + 6 * work.targets * weights
 
@@ -168,34 +164,30 @@ class GenRec(GenerativeRecommender):
 
     def _item_loss(self, states: Tensor, batch: Batch, titles: Tensor) -> Tensor:
         """Sum of the cross-entropies over all items of what is known before each of the ``titles``."""
-        if self.backbone.reader is None:
+        smoothing = self.config["label_smoothing"]
+        if self.backbone.readers is None:
             begins = titles.clone()
             begins[:, 1:] &= batch.segment[:, 1:] != batch.segment[:, :-1]
             row, column = begins.nonzero(as_tuple=True)
             before = column > 0  # nothing is before a title that begins the row
-            known, following = states[row[before], column[before] - 1], batch.item[titles & (batch.item > 0)][before]
-            table = self.backbone.items
-        else:
-            items, table = self._items(batch), self.backbone.reader.items
-            learnt = items[:, 1:] > 0
-            if self.config["layout"] == "per_target":  # the last alone
-                learnt = learnt & (learnt.cumsum(1) == learnt.sum(1, keepdim=True))
-            known, following = self.backbone.reader(items)[:, :-1][learnt], items[:, 1:][learnt]
-        return sum_in_pieces(
-            lambda part, rows: self._vocabulary_loss(table.logits(part)[:, 1:], following[rows] - 1), known,
-            [table.weight], self.n_items)
+            following = batch.item[titles & (batch.item > 0)][before]
+            return self.backbone.items.loss(states[row[before], column[before] - 1], following, smoothing)
+        items = self._items(batch)
+        learnt = items[:, 1:] > 0
+        if self.config["layout"] == "per_target":  # the last alone
+            learnt = learnt & (learnt.cumsum(1) == learnt.sum(1, keepdim=True))
+        return self.backbone.readers.loss(items, learnt, smoothing)
 
     def _begin(self, prompts: Batch) -> DecodingState:
         state = super()._begin(prompts)
         if weight := self.config["item_prior"]:
             with torch.autocast(self.device.type, enabled=False):
-                known, table = state.hidden.float(), self.backbone.items
-                if (reader := self.backbone.reader) is not None:
+                if self.backbone.readers is None:
+                    logits = self.backbone.items.logits(state.hidden.float())
+                else:
                     history = self._items(prompts)
-                    last = (history > 0).sum(1).clamp(min=1) - 1
-                    known = reader(history)[torch.arange(len(history), device=last.device), last]
-                    table = reader.items
-                state.prior = weight * branch_log_probs(table.logits(known), self.trie)
+                    logits = self.backbone.readers.log_probs(history, (history > 0).sum(1).clamp(min=1))
+                state.prior = weight * branch_log_probs(logits, self.trie)
         return state
 
     def _catalogue_loss(self, logits: Tensor, node: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class GenRecT5(EncoderDecoderRecommender):
         if config["last_only"] and config["target_stride"] != 1:
             raise UserError(f"target_stride={config['target_stride']} has no say where last_only=true: leave one out")
 
-    def make_prompts(self, dataset) -> MaskedTexts:
+    def make_prompts(self) -> MaskedTexts:
         mask = self.tokenizer.mask_token_id
         if mask is None:
             mask = self.tokenizer.convert_tokens_to_ids("<extra_id_0>")

@@ -37,7 +37,7 @@ class P5(EncoderDecoderRecommender):
         # Every sample has these words: told often, each becomes one token of a scratch backbone's vocabulary.
         return [*super().read_wording(config, dataset), *self.wording.texts() * 100]
 
-    def make_prompts(self, dataset) -> WholeWordTexts:
+    def make_prompts(self) -> WholeWordTexts:
         wording = self.wording
         texts = WholeWordTexts(self.index, self.user_tokens, [*wording.seen, *wording.unseen], wording.separator,
                                self.tokenizer, self.tokenizer.eos_token_id, self.config["max_prompt_tokens"])

@@ -7,7 +7,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
-from recbole_genrec.data.windows import TARGET_ROW
+from recbole_genrec.index.material import Interactions
 
 
 class Pop(SequentialRecommender):
@@ -18,10 +18,7 @@ class Pop(SequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        # ``dataset`` is the training part: its targets, and the first item of each user, which is nobody's target.
-        rows = dataset.inter_feat[TARGET_ROW]
-        first = dataset.sequences.start[rows].unique()
-        items = torch.cat([dataset.sequences.item[rows], dataset.sequences.item[first]])
+        items = torch.from_numpy(Interactions.of_training(dataset).item)
         self.register_buffer("count", torch.bincount(items, minlength=self.n_items).float())
 
     def full_sort_predict(self, interaction) -> Tensor:

@@ -86,7 +86,7 @@ class RecSysLLM(GenerativeRecommender):
         self.specials = self.backbone.specials(self.tokenizer)
         return super().make_index(replace(material, terminator=self.specials.end, lead=self.lead))
 
-    def make_prompts(self, dataset) -> Builder:
+    def make_prompts(self) -> Builder:
         config, separator = self.config, line_break_of(self.tokenizer)
         listed = max(config["candidate_count"], config["candidates"] or 0) if self.lists_candidates else 0
         builder = Builder(

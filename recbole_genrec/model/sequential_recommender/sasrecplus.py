@@ -6,7 +6,7 @@ import torch
 from recbole.model.sequential_recommender.sasrec import SASRec
 from torch import Tensor
 
-from recbole_genrec.data.windows import one_in
+from recbole_genrec.data.windows import one_in, with_target
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work
 
@@ -31,11 +31,9 @@ class SASRecPlus(SASRec):
 
     def calculate_loss(self, interaction) -> Tensor:
         """Mean cross-entropy of all targets in the windows; scalar."""
-        history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        history = history[:, :int(length.max())]
-        target = torch.nn.functional.pad(history[:, 1:], (0, 1))
-        target.scatter_(1, (length - 1).unsqueeze(1), interaction[self.ITEM_ID].unsqueeze(1))
-        states, target = self._states(history)[target > 0], target[target > 0]
+        items = with_target(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.ITEM_ID])
+        learnt = items[:, 1:] > 0
+        states, target = self._states(items[:, :-1])[learnt], items[:, 1:][learnt]
         self.work = Work(targets=len(target), terms=len(target))
         return self.loss_fct(states @ self.item_embedding.weight.T, target)
 
