@@ -36,7 +36,7 @@ from recbole_genrec.decoding.trie import Trie
 from recbole_genrec.evaluation.cost import processor
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
 from recbole_genrec.prompt import Batch
-from recbole_genrec.validation import atomic_file
+from recbole_genrec.data.files import atomic_file
 
 BEAMS, BATCH = 20, 32
 #: Batch sizes in which ``generate`` gets another chance.

@@ -25,6 +25,7 @@ from torch import Tensor
 from recbole_genrec.config import Config
 from recbole_genrec.data.bucketing import LikeLength
 from recbole_genrec.data.dataset import GenRecDataset
+from recbole_genrec.data.files import check_dataset
 from recbole_genrec.data.fingerprint import data_fingerprint, numbering_fingerprint, split_fingerprint
 from recbole_genrec.data.leakage import find_leaks, index_leak
 from recbole_genrec.data.windows import TARGET_ROW
@@ -42,7 +43,6 @@ from recbole_genrec.running.inputs import inputs_fingerprint
 from recbole_genrec.running.termination import Terminated
 from recbole_genrec.settings import CARRYING_OUT, LATER
 from recbole_genrec.trainer import GenRecTrainer, TwoStageTrainer, two_stages
-from recbole_genrec.validation import check_dataset
 from recbole_genrec.version import __version__
 
 log = logging.getLogger("recbole_genrec")

@@ -14,8 +14,9 @@ from torch import Tensor
 from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
 from recbole_genrec.data.catalogue import Catalogue
+from recbole_genrec.data.windows import HISTORY
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.ranking import HISTORY, mask_items, masks_history
+from recbole_genrec.evaluation.ranking import mask_items, masks_history
 from recbole_genrec.saved_run import read_run
 from recbole_genrec.titles import Found, Titles
 

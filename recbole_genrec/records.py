@@ -32,7 +32,8 @@ COLUMNS = [
 ]
 
 
-#: Of a record's metrics, what is said of lists and not of hits: the record has it, a dozen more columns would hide the others.
+#: Of a record's metrics, what is said of lists and not of hits: the record has it, a dozen more columns would hide the
+#: others.
 LIST_METRICS = ("itemcoverage", "giniindex", "averagepopularity", "tailpercentage")
 _OF_LISTS = re.compile(rf"({'|'.join(LIST_METRICS)})@\d+")
 
@@ -154,7 +155,8 @@ def _why_keep(path: Path, run_ids: set[str]) -> str | None:
             reader = csv.DictReader(file, strict=True)
             if reader.fieldnames is None or "run_id" not in reader.fieldnames:
                 return "is not a leaderboard (no run_id column)"
-            if foreign := [name for name in reader.fieldnames if name not in COLUMNS and not RECORDED_METRIC.fullmatch(name)]:
+            if foreign := [name for name in reader.fieldnames
+                           if name not in COLUMNS and not RECORDED_METRIC.fullmatch(name)]:
                 return f"has a column that is not ours ({foreign[0][:60]})"
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 
 from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
+from recbole_genrec.data.files import atomic_file, check_dataset
 from recbole_genrec.data.fingerprint import numbering_fingerprint
 from recbole_genrec.errors import UserError, did_you_mean, first_sentence
 from recbole_genrec.model.registry import get_model
 from recbole_genrec.record_form import check_form
 from recbole_genrec.running.weights import load_weights
 from recbole_genrec.settings import check_name, read_yaml
-from recbole_genrec.validation import atomic_file, check_dataset, known_keys
+from recbole_genrec.validation import known_keys
 
 #: Where a run is looked for by its id alone.
 RUNS = Path("results") / "runs"

@@ -14,6 +14,7 @@ from tabulate import tabulate
 from recbole_genrec.ablation import Ablation, read_ablation
 from recbole_genrec.benchmark import config_hash, run
 from recbole_genrec.config import Config
+from recbole_genrec.data.files import check_dataset
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.registry import get_model
 from recbole_genrec.records import rows_of, update_leaderboard, writable_folder
@@ -21,7 +22,7 @@ from recbole_genrec.running import failures, parallel, termination
 from recbole_genrec.running.runs import Busy
 from recbole_genrec.running.termination import Terminated
 from recbole_genrec.settings import check_name, merge, read_yaml
-from recbole_genrec.validation import check_dataset, check_keys, known_keys
+from recbole_genrec.validation import check_keys, known_keys
 
 log = logging.getLogger("recbole_genrec")
 

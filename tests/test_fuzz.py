@@ -28,13 +28,14 @@ from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
 from recbole_genrec.data.catalogue import Catalogue
+from recbole_genrec.data.files import check_dataset
 from recbole_genrec.encoder_texts.wording import PromptSets
 from recbole_genrec.index.material import Material
 from recbole_genrec.index.registry import build_index
 from recbole_genrec.infilling.wording import Wording as BlankWording
 from recbole_genrec.prompt import PromptTemplate
 from recbole_genrec.settings import properties_dir, property_names
-from recbole_genrec.validation import check_dataset, known_keys
+from recbole_genrec.validation import known_keys
 from recbole_genrec.zero_shot.wording import Wording as ChatWording
 
 

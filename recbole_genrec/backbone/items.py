@@ -102,7 +102,7 @@ class ItemReader(nn.Module):
 
 
 class ItemReaders(nn.Module):
-    """Some readers that share no weight with each other, multiplied: two models are better than one, whatever they read.
+    """Some readers that share no weight with each other, multiplied: two models are better than one.
 
     Args:
         settings, items: as of :class:`ItemReader`.
@@ -131,7 +131,7 @@ class ItemReaders(nn.Module):
             history: ``[B, L]`` items, padded by 0 on the right.
             length: ``[B]`` how many they are, at least 1.
         Returns:
-            ``[B, items]`` float32 means of log-probabilities, ``-inf`` for the padding; they add up to 1 for one member.
+            ``[B, items]`` float32 means of log-probabilities, ``-inf`` for the padding.
         """
         last = torch.arange(len(history), device=history.device), length - 1
         said = [reader.items.logits(reader(history)[last])[:, 1:].float().log_softmax(1) for reader in self.members]

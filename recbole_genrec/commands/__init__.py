@@ -5,7 +5,7 @@ exit code; one that takes settings (``--key=value``) finds what is left of the l
 heavy is imported before a handler runs, so that ``--help`` and mistakes are quick.
 """
 
-from recbole_genrec.commands import (ablation, audit, check_data, compare, demo, grid, recommend, report, reproduce, run,
-                                     tune)
+from recbole_genrec.commands import (ablation, audit, check_data, compare, demo, grid, recommend, report, reproduce,
+                                     run, tune)
 
 COMMANDS = (run, tune, reproduce, grid, ablation, compare, audit, report, recommend, demo, check_data)

@@ -16,6 +16,10 @@ from torch import Tensor
 
 #: Row number (in the sorted interactions) of each sample's target; lets every stage find the whole history.
 TARGET_ROW = "target_row"
+#: Column of an interaction that holds the user's whole history, for models that decode without it.
+HISTORY = "whole_history"
+#: Column of an interaction that holds the items which alone are ranked, where the protocol lists them.
+CANDIDATES = "candidates"
 
 #: What selects samples.
 Index = Tensor | np.ndarray | list | slice | range

@@ -5,12 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Column of an interaction that holds the user's whole history, for models that decode without it.
-HISTORY = "whole_history"
-
-#: Column of an interaction that holds the items which alone are ranked, where the protocol lists them.
-CANDIDATES = "candidates"
-
 
 def masks_history(config) -> bool:
     """Whether a user's history is left out of the ranking: ``mask_history``, or else the data set's policy."""

@@ -20,7 +20,8 @@ def inputs_fingerprint(config) -> str:
 
     All files ``<data_path>/<dataset>.*`` (each column, whoever reads it); the folders or files that ``llm``,
     ``item_reader``, ``semantic_model`` and ``prompt`` name, or this project's YAML of that name, with the words of
-    ``domains.yaml``; the module of an ``item_index`` of the user's own. A model of the hub is its name: its files may not be here yet.
+    ``domains.yaml``; the module of an ``item_index`` of the user's own. A model of the hub is its name: its files may
+    not be here yet.
     """
     digest = hashlib.sha256()
     for name, path in sorted(_inputs(config)):

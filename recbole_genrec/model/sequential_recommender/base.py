@@ -14,7 +14,7 @@ from torch import Tensor
 from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.loading import compute_dtype, family_of, load_backbone, resolve
 from recbole_genrec.data.catalogue import Catalogue
-from recbole_genrec.data.windows import TARGET_ROW, one_in
+from recbole_genrec.data.windows import CANDIDATES, HISTORY, TARGET_ROW, one_in
 from recbole_genrec.decoding.batching import in_batches, users_that_fit
 from recbole_genrec.decoding.beam import beam_search
 from recbole_genrec.decoding.best_first import best_first
@@ -23,7 +23,6 @@ from recbole_genrec.decoding.free import free_beams
 from recbole_genrec.decoding.tree import NEVER, DecodingState, Ranking, side_by_side
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.cost import Work, language_model_flops
-from recbole_genrec.evaluation.ranking import CANDIDATES, HISTORY
 from recbole_genrec.index import ItemIndex, Material, build_index
 from recbole_genrec.index.registry import gather
 from recbole_genrec.prompt import Rows

@@ -9,8 +9,8 @@ from torch import Tensor
 from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.loading import family_of, resolve
 from recbole_genrec.data.catalogue import Catalogue
+from recbole_genrec.data.windows import CANDIDATES
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.ranking import CANDIDATES
 from recbole_genrec.zero_shot.asking import ListRanker, TitleWriter
 from recbole_genrec.zero_shot.endpoint import Endpoint, check_endpoint
 from recbole_genrec.zero_shot.likelihood import Likelihood
