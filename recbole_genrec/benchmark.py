@@ -36,9 +36,10 @@ from recbole_genrec.evaluation.cost import Peak, processor
 from recbole_genrec.evaluation.popularity import list_metrics, training_counts
 from recbole_genrec.evaluation.significance import gains
 from recbole_genrec.evaluation.validity import free_generation
-from recbole_genrec.records import write_atomically, write_record
+from recbole_genrec.files import flush, write_atomically
+from recbole_genrec.records import write_record
 from recbole_genrec.running import failures, parallel, runs, termination
-from recbole_genrec.running.checkpoint import Checkpoints, flush
+from recbole_genrec.running.checkpoint import Checkpoints
 from recbole_genrec.running.inputs import inputs_fingerprint
 from recbole_genrec.running.termination import Terminated
 from recbole_genrec.settings import CARRYING_OUT, LATER

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from recbole_genrec.errors import UserError
+from recbole_genrec.files import csv_cell, write_atomically
 from recbole_genrec.record_form import RECORDED_METRIC, check_form
 
 #: Columns of leaderboard.csv, in order. A record may hold more; the file shows these.
@@ -36,39 +35,6 @@ COLUMNS = [
 #: others.
 LIST_METRICS = ("itemcoverage", "giniindex", "averagepopularity", "tailpercentage")
 _OF_LISTS = re.compile(rf"({'|'.join(LIST_METRICS)})@\d+")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        # A name that is no valid Unicode (a folder's) is written escaped: JSON reads \udcff back as it was.
-        with os.fdopen(handle, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # a machine may lose its power
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def writable_folder(path: str | Path, *parts: str) -> Path:
-    """The folder, made if need be with ``runs`` and ``parts`` in it, and all proven writable.
-
-    Raises:
-        UserError: it cannot be made or written to.
-    """
-    folder = Path(path).expanduser()
-    try:
-        for part in (folder, *(folder / name for name in ("runs", *parts))):
-            part.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=part, prefix=".writable-"):
-                pass
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"output folder '{folder}' cannot be written: {getattr(error, 'strerror', error)}") from None
-    return folder
 
 
 def write_record(run_dir: Path, record: dict[str, Any]) -> None:
@@ -136,16 +102,6 @@ def leaderboard_csv(records: list[dict[str, Any]]) -> str:
     for row in (row for record in records for row in rows_of(record)):
         writer.writerow({key: csv_cell(value) for key, value in row.items()})
     return text.getvalue()
-
-
-def csv_cell(value: Any) -> Any:
-    """A value for a CSV cell. Text that a spreadsheet would run as a formula gets a quote in front."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        value = value.replace("\r", "\n")  # the csv module quotes only the latter
-        return "'" + value if value.lstrip()[:1] in ("=", "+", "-", "@") else value
-    return value
 
 
 def _why_keep(path: Path, run_ids: set[str]) -> str | None:

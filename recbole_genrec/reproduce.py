@@ -12,7 +12,7 @@ from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.significance import METRIC, interval, rows_with_files, user_gains
-from recbole_genrec.records import writable_folder
+from recbole_genrec.files import writable_folder
 from recbole_genrec.running import parallel
 from recbole_genrec.saved_run import check_data, find_run, read_config, read_record
 from recbole_genrec.suite import carry_out_runs

@@ -16,8 +16,9 @@ from recbole_genrec.benchmark import config_hash, run
 from recbole_genrec.config import Config
 from recbole_genrec.data.files import check_dataset
 from recbole_genrec.errors import UserError
+from recbole_genrec.files import writable_folder
 from recbole_genrec.model.registry import get_model
-from recbole_genrec.records import rows_of, update_leaderboard, writable_folder
+from recbole_genrec.records import rows_of, update_leaderboard
 from recbole_genrec.running import failures, parallel, termination
 from recbole_genrec.running.runs import Busy
 from recbole_genrec.running.termination import Terminated

@@ -21,10 +21,11 @@ from transformers import get_scheduler
 
 from recbole_genrec.evaluation.cost import Work, training_cost
 from recbole_genrec.evaluation.fair import FairTrainer
+from recbole_genrec.files import flush
 from recbole_genrec.running import parallel, termination
 from recbole_genrec.running.averaging import Average
-from recbole_genrec.running.checkpoint import (Checkpoints, flush, model_state, optimizer_state, random_state,
-                                               set_model_state, set_optimizer_state, set_random_state)
+from recbole_genrec.running.checkpoint import (Checkpoints, model_state, optimizer_state, random_state, set_model_state,
+                                               set_optimizer_state, set_random_state)
 from recbole_genrec.running.failures import Diverged
 from recbole_genrec.running.weights import load_weights, put_back, put_in_place, save_weights, weights_are_whole
 

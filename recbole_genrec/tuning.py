@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from recbole_genrec.config import Config
 from recbole_genrec.errors import UserError, did_you_mean
-from recbole_genrec.records import csv_cell, writable_folder, write_atomically
+from recbole_genrec.files import csv_cell, writable_folder, write_atomically
 from recbole_genrec.running import parallel
 from recbole_genrec.settings import named_file, read_yaml
 from recbole_genrec.suite import carry_out_runs, gather_settings, plan_runs

@@ -23,7 +23,8 @@ from recbole_genrec import suite, tuning
 from recbole_genrec.ablation import read_ablation
 from recbole_genrec.backbone import loading
 from recbole_genrec.cli import main
-from recbole_genrec.records import leaderboard_csv, read_records, write_atomically
+from recbole_genrec.files import write_atomically
+from recbole_genrec.records import leaderboard_csv, read_records
 from recbole_genrec.report.front import front_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -14,7 +14,8 @@ from data_helpers import NAME, random_interactions, records, write_dataset
 
 from recbole_genrec.cli import main
 from recbole_genrec.errors import UserError
-from recbole_genrec.records import read_records, update_leaderboard, writable_folder, write_atomically, write_record
+from recbole_genrec.files import writable_folder, write_atomically
+from recbole_genrec.records import read_records, update_leaderboard, write_record
 
 #: DESIGN.md: every leaderboard has at least these.
 FIXED = ("run_id timestamp dataset model backbone seed hit@5 ndcg@5 hit@10 ndcg@10 hit@20 ndcg@20 valid_rate "

@@ -235,7 +235,8 @@ def test_two_states_are_kept_and_a_failed_write_leaves_them(tmp_path, monkeypatc
     tensors, state = states.read()
     assert state["number"] == 3 and tensors["weights"]["w"].tolist() == [3.0] * 3
     with monkeypatch.context() as patch:
-        patch.setattr("recbole_genrec.running.checkpoint.os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr("recbole_genrec.files.os.fsync",
+                      lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(OSError):
             states.write({"weights": {"w": torch.zeros(3)}}, {"number": 4})
     assert len(list(states.folder.iterdir())) == 2 and states.read()[1]["number"] == 3

@@ -28,7 +28,8 @@ def add(commands) -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     """Print each model against the best baseline, a table a split, and write ``<output_dir>/significance.csv``."""
     from recbole_genrec.evaluation.significance import SETTING, compare
-    from recbole_genrec.records import csv_cell, read_records, write_atomically
+    from recbole_genrec.files import csv_cell, write_atomically
+    from recbole_genrec.records import read_records
     from recbole_genrec.report.front import front_table
 
     output_dir, metric = Path(arguments.output_dir).expanduser(), arguments.metric

@@ -21,7 +21,8 @@ from tabulate import tabulate
 from recbole_genrec.ablation import Ablation
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.significance import holm, mark, over_seeds, paired_tests, user_gains
-from recbole_genrec.records import csv_cell, read_records, write_atomically
+from recbole_genrec.files import csv_cell, write_atomically
+from recbole_genrec.records import read_records
 from recbole_genrec.settings import check_name
 
 log = logging.getLogger("recbole_genrec")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recbole_genrec.errors import UserError, did_you_mean
-from recbole_genrec.records import write_atomically
+from recbole_genrec.files import write_atomically
 
 #: Formats and the suffix of a file of each.
 FORMATS = {"html": ".html", "markdown": ".md", "latex": ".tex"}

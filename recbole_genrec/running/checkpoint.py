@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import shutil
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from recbole_genrec.files import flush
 
 _KEPT = 2
 _STATE = "state.json"
@@ -79,15 +80,6 @@ class Checkpoints:
 
     def _numbers(self) -> list[int]:
         return [int(path.name) for path in self.folder.glob("*") if path.name.isdecimal()]
-
-
-def flush(path: Path) -> None:
-    """Have the system put a file or a folder's names on the disk now: a machine may lose its power."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # ---------------------------------------------------------------------------------------------- what is in a state

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from recbole_genrec.records import write_atomically
+from recbole_genrec.files import write_atomically
 from recbole_genrec.running import parallel
 
 #: What makes two runs the same: all that bears on the numbers, and what the record says besides.

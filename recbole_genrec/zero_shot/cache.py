@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_genrec.errors import UserError
-from recbole_genrec.records import write_atomically
+from recbole_genrec.files import write_atomically
 
 
 class AnswerCache:
