@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, onto the disk, into folders that can be written to, into cells that run nothing."""
+"""Writing files: whole or not at all, onto the disk, into folders that can be written to, cells that run nothing."""
 
 from __future__ import annotations
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from recbole_genrec.errors import UserError
+from recbole_genrec.errors import UserError, did_you_mean
 from recbole_genrec.index import ItemIndex
 from recbole_genrec.settings import named_file, property_file, read_yaml
 from recbole_genrec.template import cut
 
 
-def read_prompt(name: str, domain: str | None, form: dict[str, type]) -> tuple[dict[str, Any], dict[str, str]]:
+def read_prompt(name: str, domain: str | None, form: dict[str, type],
+                also: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """``properties/prompt/<name>.yaml`` or a YAML file of the user's own, and its words for a data set's domain.
 
     The words are the prompt's own ``domains``, or those of ``properties/domains.yaml``.
@@ -30,6 +32,7 @@ def read_prompt(name: str, domain: str | None, form: dict[str, type]) -> tuple[d
         name: of the prompt, or a file's path.
         domain: ``about: domain:`` of the data set.
         form: what a model reads there: key -> ``str`` or ``list`` (of texts, at least one) or ``dict``.
+        also: other keys that may stand there.
     Raises:
         UserError: no such prompt, or one of another form.
     """
@@ -39,6 +42,10 @@ def read_prompt(name: str, domain: str | None, form: dict[str, type]) -> tuple[d
         if not isinstance(value, kind) or not value and kind is list or \
                 kind is list and not all(isinstance(text, str) for text in value):
             raise UserError(f"prompt={name} has no {_FORMS[kind]} '{key}': is it of another model's form?")
+    known = [*form, *also, "version", "domains"]
+    for key in content:
+        if key not in known:
+            raise UserError(f"prompt={name}: unknown key '{key}'" + did_you_mean(str(key), known))
     domains = content.get("domains") or read_yaml(property_file("", "domains"))
     words = domains.get(domain, domains.get("default", {})) if isinstance(domains, dict) else None
     if not isinstance(words, dict) or not all(isinstance(word, str) for word in words.values()):
@@ -63,8 +70,9 @@ def filled(text: str, words: dict[str, str]) -> str:
     try:
         return "".join(words[piece] if is_name else piece for is_name, piece in cut(text))
     except (LookupError, ValueError):
-        known = ", ".join(words) or "nothing: it has no words for this domain"
-        raise UserError(f"prompt {text!r}: what stands between braces must be one of {known}") from None
+        known = f"what stands between braces must be one of {', '.join(words)}" if words else \
+            "its domains have no words for this data set, and no 'default'"
+        raise UserError(f"prompt {text!r}: {known}") from None
 
 
 @dataclass

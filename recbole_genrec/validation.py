@@ -77,9 +77,10 @@ KINDS = {
     "mask_levels": dict, "task_families": dict, "USER_ID_FIELD": str, "ITEM_ID_FIELD": str, "TIME_FIELD": str,
     "item_index": str, "item_reader": str, "settings_label": str, "semantic_model": str, "field_separator": str,
     "seq_separator": str, "encoding": str, "endpoint": str, "api_key_env": str, "llm_cache": str,
-    "request_options": dict, "lora_target_modules": (str, list), "period_days": list, "train_stage": str,
+    "request_options": dict, "metrics": (str, list), "lora_target_modules": (str, list), "period_days": list,
+    "train_stage": str,
 }
-_KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list", (str, list): "a text or a list"}
+_KIND_NAMES = {dict: "a mapping", str: "a text", list: "a list", (str, list): "a text or a list of texts"}
 #: Of the choices below, those that may be left open.
 _MAY_BE_NULL = {"mask_history", "lr_scheduler_type"}
 _CHOICES = {
@@ -129,7 +130,8 @@ def check_kinds(settings: dict[str, Any], defaults: dict[str, Any]) -> None:
             raise UserError(f"{key} has no value")
     for key, kind in KINDS.items():
         value = settings.get(key)
-        if value is not None and not isinstance(value, kind):
+        texts = not isinstance(kind, tuple) or not isinstance(value, list) or all(isinstance(one, str) for one in value)
+        if value is not None and not (isinstance(value, kind) and texts):
             raise UserError(f"{key}={value!r} must be {_KIND_NAMES[kind]}")
         if value == "" and kind is str:
             raise UserError(f"{key} is empty")

@@ -108,7 +108,7 @@ def test_title_field_missing_or_wrong(capsys, data):
     "topk=[5.5,10]", "topk={a: 1}", "valid_metric=MRR@10", "valid_metric=NDCG@7", "eval_args=5",
     "about=text", "output_dir=5", "data_path=[1]", "title_format=3", "load_col=all",
     "seed=~", "output_dir=~", "epochs=~", "train_batch_size=~", "MAX_ITEM_LIST_LENGTH=~", "num_beams=~",
-    "lora_target_modules=3", "period_days=7",
+    "lora_target_modules=3", "lora_target_modules=[q_proj, 3]", "metrics=~", "period_days=7",
 ])
 def test_value_out_of_range(capsys, tmp_path, setting):
     key, value = setting.split("=", 1)

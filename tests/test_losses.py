@@ -313,7 +313,7 @@ def test_a_prior_that_nothing_would_read_is_refused(dataset, own):
 
 @pytest.mark.parametrize("own, words", [
     ({"item_prior": 0.0, "item_reader": "tiny-llama"}, "tells what item_prior weighs"),
-    ({"item_prior": 1.0, "members": 2}, "there is none"),
+    ({"item_prior": 1.0, "members": 2}, "item_reader names none"),
     ({"item_prior": 1.0, "item_reader": "tiny-t5"}, "is no decoder-only scratch backbone"),
     ({"item_prior": 1.0, "item_reader": "glm-10b"}, "is no decoder-only scratch backbone"),
     ({"item_prior": 1.0, "item_reader": "tiny-lama"}, "item_reader=tiny-lama .* did you mean 'tiny-llama'")])

@@ -70,7 +70,7 @@ def reader_settings(name: str) -> dict:
         found := resolve(known), dict) and found["kind"] == CausalBackbone.kind}
     if name not in scratch:
         raise UserError(f"item_reader={name} is no decoder-only scratch backbone of properties/backbone/"
-                        f"{did_you_mean(name, list(scratch))}")
+                        + (did_you_mean(name, list(scratch)) or "; there are " + ", ".join(scratch)))
     return scratch[name]
 
 

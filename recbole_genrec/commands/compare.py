@@ -11,11 +11,21 @@ from tabulate import tabulate
 
 from recbole_genrec.errors import UserError
 
+_EXAMPLES = """examples:
+  %(prog)s
+  %(prog)s --dataset=ml-100k --metric=hit@10
+  %(prog)s --dataset=ml-100k --front
+
+Runs that differ in the seed alone are a row; of those with one settings_label the newest settings count.
+Exit code: 0 done, 2 a mistake in the call (one line says which).
+"""
+
 
 def add(commands) -> None:
     compare = commands.add_parser("compare", help="compare models with the best baseline, from records",
                                   allow_abbrev=False, description="Means with confidence intervals, and paired tests "
-                                  "of each model against the best baseline. Nothing is trained.")
+                                  "of each model against the best baseline. Nothing is trained.",
+                                  epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     compare.add_argument("--output_dir", default="results", help="where the records are, and where significance.csv "
                                                                  "goes (default results)")
     compare.add_argument("--dataset", default=None, help="of this data set only")

@@ -16,7 +16,8 @@ _EXAMPLES = """examples:
   %(prog)s --model=GenRec --dataset=amazon-toys --llm=./my-llama --layout=per_target --learning_rate=3e-4
   %(prog)s --model=GenRec --dataset=ml-100k --seed=1,2,3 --ablation=genrec
 
-Any configuration key of RecBole, of the model or of this project is given as --key=value.
+Any configuration key of RecBole, of the model or of this project is given as --key=value; ours are listed, with what
+they mean, in properties/overall.yaml and properties/model/MODEL.yaml (beside the package where it is installed).
 Where a variant of the ablation sets a key that is also given here, the variant wins.
 A run that was done before is not trained again (--force does), one that was broken off goes on from its last checkpoint
 (--resume=false begins anew).

@@ -34,7 +34,7 @@ class Wording:
         Raises:
             UserError: no such file, or one that is no wording of a chat model's tasks.
         """
-        content, words = read_prompt(name, domain, {mode: str, "answer": str})
+        content, words = read_prompt(name, domain, {mode: str, "answer": str}, also=_SLOTS)
         slots = {slot: "{" + slot + "}" for slot in _SLOTS[mode]}
         text = filled(content[mode], {**words, **slots})
         if missing := sorted(slot for slot, braces in slots.items() if braces not in text):

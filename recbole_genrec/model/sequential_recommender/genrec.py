@@ -63,7 +63,7 @@ class GenRec(GenerativeRecommender):
                 raise UserError(f"item_reader={reader} tells what item_prior weighs, and that is 0")
             reader_settings(reader)
         elif config["members"] > 1:
-            raise UserError(f"members={config['members']} is how many an item_reader are, and there is none")
+            raise UserError(f"members={config['members']} is how many readers there are, and item_reader names none")
         if config["layout"] == "shared_prefix" and config["train_on_prompt"]:
             raise UserError("train_on_prompt needs layout per_target or continuation: shared_prefix reads a prompt "
                             "once for many targets")
