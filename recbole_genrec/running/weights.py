@@ -31,8 +31,10 @@ def put_in_place(fresh: Path, folder: Path) -> None:
 
 
 def put_back(folder: Path) -> None:
-    """Undo what a kill between the renames of :func:`put_in_place` left half done."""
-    if _aside(folder).exists() and not folder.exists():
+    """Undo what a kill within :func:`put_in_place` left half done."""
+    if folder.exists():
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+    elif _aside(folder).exists():
         _aside(folder).rename(folder)
 
 
