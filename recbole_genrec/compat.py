@@ -21,6 +21,8 @@ from recbole_genrec.settings import our_properties
 
 _RECBOLE_MODELS = "recbole.model.sequential_recommender."
 _OUR_MODELS = "recbole_genrec.model.sequential_recommender."
+#: Modules of our model package that hold no model of their own.
+_NOT_MODELS = {"base", "encoder_decoder"}
 
 
 def restore_numpy_aliases() -> None:
@@ -50,7 +52,7 @@ class _AliasFinder(importlib.abc.MetaPathFinder):
         if not fullname.startswith(_RECBOLE_MODELS):
             return None
         name = fullname[len(_RECBOLE_MODELS):]
-        if importlib.util.find_spec(_OUR_MODELS + name) is None:
+        if name in _NOT_MODELS or importlib.util.find_spec(_OUR_MODELS + name) is None:
             return None
         if importlib.util.find_spec("recbole.model.general_recommender." + name) is not None:
             return None

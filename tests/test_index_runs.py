@@ -68,7 +68,7 @@ def test_a_name_that_cannot_be_is_refused(name):
 @pytest.mark.parametrize("settings, message", [
     ({"item_index": "titel"}, "'titel' is not one of .*did you mean 'title'"),
     ({"item_index": "shuffledid"}, "did you mean 'shuffled_id'"), ({"item_index": "codes"}, "is not one of"),
-    ({"item_index": "../title"}, "is not one of"), ({"item_index": None}, "is not one of"),
+    ({"item_index": "../title"}, "is not one of"), ({"item_index": None}, "has no value"),
     ({"item_index": ["title"]}, "must be a text"), ({"item_index": "os"}, "is not one of"),
     ({"item_index": "no.such.module"}, "cannot be imported"), ({"semantic_codes": 1}, "at least 2"),
     ({"semantic_levels": 0}, "at least 1"), ({"collaborative_children": 1}, "at least 2"),
