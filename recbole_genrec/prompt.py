@@ -27,7 +27,6 @@ def read_prompt(name: str, domain: str | None, form: dict[str, type],
 
     The words are the prompt's own ``domains``, or those of ``properties/domains.yaml``.
 
-
     Args:
         name: of the prompt, or a file's path.
         domain: ``about: domain:`` of the data set.

@@ -86,6 +86,14 @@ def _break_off(monkeypatch, name: str, call: int) -> None:
     monkeypatch.setattr(GenRecTrainer, name, killed)
 
 
+def _killed_before_the_test(dataset, output: Path, monkeypatch, config: dict) -> None:
+    """A run of SASRec that has trained and kept its best model, and is broken off."""
+    with monkeypatch.context() as patch:
+        _break_off(patch, "test", 1)
+        with pytest.raises(Killed):
+            run(config_of(dataset, "SASRec", **config), _folder(output))
+
+
 @pytest.mark.parametrize("where, call, minutes", [
     ("_step", 2, 1e-9), ("_step", 4, 1e-9), ("_step", 2, None), ("_valid_epoch", 2, None),
     ("_save_checkpoint", 1, 1e-9), ("test", 1, None), ("keep", 3, 1e-9)])
@@ -144,10 +152,7 @@ def test_other_classes_or_other_backbone_files_are_another_run(dataset, tmp_path
 @pytest.mark.parametrize("damage", [shutil.rmtree, lambda folder: (folder / "model.safetensors").write_bytes(b"")])
 def test_a_best_model_that_is_lost_is_trained_again(dataset, tmp_path, monkeypatch, caplog, damage):
     config = {**SMALL, **MODELS["SASRec"], "epochs": 1}
-    with monkeypatch.context() as patch:
-        _break_off(patch, "test", 1)
-        with pytest.raises(Killed):
-            run(config_of(dataset, "SASRec", **config), _folder(tmp_path))
+    _killed_before_the_test(dataset, tmp_path, monkeypatch, config)
     model, = (tmp_path / "runs").glob("tiny-*/model")
     damage(model)
     record = run(config_of(dataset, "SASRec", **config), tmp_path)
@@ -179,10 +184,7 @@ def test_a_kill_between_the_two_renames_loses_no_model(tmp_path, monkeypatch):
 
 def test_a_run_that_was_killed_between_the_two_renames_goes_on(dataset, tmp_path, monkeypatch, caplog):
     config = {**SMALL, **MODELS["SASRec"], "epochs": 1}
-    with monkeypatch.context() as patch:
-        _break_off(patch, "test", 1)
-        with pytest.raises(Killed):
-            run(config_of(dataset, "SASRec", **config), _folder(tmp_path))
+    _killed_before_the_test(dataset, tmp_path, monkeypatch, config)
     model, = (tmp_path / "runs").glob("tiny-*/model")
     model.rename(model.with_name("model.old"))
     record = run(config_of(dataset, "SASRec", **config), tmp_path)
@@ -203,10 +205,7 @@ def test_a_forced_run_that_was_broken_off_goes_on_too(dataset, tmp_path, monkeyp
 
 def test_resume_false_begins_anew(dataset, tmp_path, monkeypatch):
     config = {**SMALL, **MODELS["SASRec"], "epochs": 1}
-    with monkeypatch.context() as patch:
-        _break_off(patch, "test", 1)
-        with pytest.raises(Killed):
-            run(config_of(dataset, "SASRec", **config), _folder(tmp_path))
+    _killed_before_the_test(dataset, tmp_path, monkeypatch, config)
     record = run(config_of(dataset, "SASRec", **config, resume=False), tmp_path)
     assert record["restarts"] == 0 and len([*(tmp_path / "runs").glob("tiny-*")]) == 2
 

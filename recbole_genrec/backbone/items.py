@@ -66,12 +66,16 @@ def reader_settings(name: str) -> dict:
     Raises:
         UserError: no decoder-only scratch backbone of that name.
     """
-    scratch = {known: found["config"] for known in property_names("backbone") if isinstance(
-        found := resolve(known), dict) and found["kind"] == CausalBackbone.kind}
-    if name not in scratch:
-        raise UserError(f"item_reader={name} is no decoder-only scratch backbone of properties/backbone/"
-                        + (did_you_mean(name, list(scratch)) or "; there are " + ", ".join(scratch)))
-    return scratch[name]
+    known = property_names("backbone")
+    if name in known and _is_reader(found := resolve(name)):
+        return found["config"]
+    scratch = [other for other in known if _is_reader(resolve(other))]
+    raise UserError(f"item_reader={name} is no decoder-only scratch backbone of properties/backbone/"
+                    + (did_you_mean(name, scratch) or "; there are " + ", ".join(scratch)))
+
+
+def _is_reader(found: dict | str) -> bool:
+    return isinstance(found, dict) and found["kind"] == CausalBackbone.kind
 
 
 class ItemReader(nn.Module):

@@ -32,8 +32,7 @@ def collect(records: list[dict[str, Any]], output_dir: Path) -> dict[str, Any]:
         ``title``; ``tables``, each with its ``columns`` and its ``rows``, best first; ``failed``; ``runs``, a count;
         ``newest``, a time; ``versions``. The same records give the same data.
     """
-    good = [row for record in records 
-            for row in rows_with_files(record, output_dir / "runs" / record["run_id"])]
+    good = [row for record in records for row in rows_with_files(record, output_dir / "runs" / record["run_id"])]
     tables: dict[tuple, list[dict]] = {}
     for row in good:
         family = (row["model"], row["ablation"]) if row["variant"] is not None else ("", "")

@@ -7,7 +7,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
-from recbole_genrec.index.material import Interactions
+from recbole_genrec.evaluation.popularity import training_counts
 
 
 class Pop(SequentialRecommender):
@@ -18,8 +18,7 @@ class Pop(SequentialRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        items = torch.from_numpy(Interactions.of_training(dataset).item)
-        self.register_buffer("count", torch.bincount(items, minlength=self.n_items).float())
+        self.register_buffer("count", torch.from_numpy(training_counts(dataset)).float())
 
     def full_sort_predict(self, interaction) -> Tensor:
         """``[B * n_items]`` counts."""
