@@ -62,8 +62,8 @@ def samples(kind: str, data_path: str) -> dict:
 
 def everything(kind: str, data_path: str) -> dict:
     """What a run does before it trains: load, window, split, fingerprints, loaders; then a hundred batches."""
-    from recbole_genrec.benchmark import Data
     from recbole_genrec.config import Config
+    from recbole_genrec.data.loading import Data
 
     config = Config("SASRec", NAME, config_dict={"data_path": data_path, "gpu_id": "", "show_progress": False})
     before, began = peak_memory(), time.perf_counter()

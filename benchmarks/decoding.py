@@ -25,8 +25,9 @@ from recbole.utils import init_seed
 from titles_like import spellings_like
 
 from recbole_genrec.backbone.loading import load_backbone
-from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
+from recbole_genrec.data.files import atomic_file
+from recbole_genrec.data.loading import Data
 from recbole_genrec.decoding.batching import in_batches
 from recbole_genrec.decoding.beam import beam_search
 from recbole_genrec.decoding.best_first import best_first
@@ -36,7 +37,6 @@ from recbole_genrec.decoding.trie import Trie
 from recbole_genrec.evaluation.cost import processor
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
 from recbole_genrec.prompt import Batch
-from recbole_genrec.data.files import atomic_file
 
 BEAMS, BATCH = 20, 32
 #: Batch sizes in which ``generate`` gets another chance.

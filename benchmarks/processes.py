@@ -28,9 +28,9 @@ def _make_backbone(folder: Path, layers: int, width: int) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from recbole_genrec.backbone.tokenizer import train_tokenizer
-    from recbole_genrec.benchmark import Data
     from recbole_genrec.config import Config
     from recbole_genrec.data.catalogue import Catalogue
+    from recbole_genrec.data.loading import Data
 
     data = Data.load(Config("Pop", "ml-100k", [], {"gpu_id": ""}))
     tokenizer = train_tokenizer([f" {title}" for title in Catalogue.from_dataset(data.dataset).titles[1:]], 2000)
@@ -45,8 +45,8 @@ def _train_a_little(llm: str, fsdp: bool, output: Path) -> None:
     import torch
     from recbole.utils import init_seed
 
-    from recbole_genrec.benchmark import Data
     from recbole_genrec.config import Config
+    from recbole_genrec.data.loading import Data
     from recbole_genrec.evaluation.cost import Peak
     from recbole_genrec.running import parallel
     from recbole_genrec.trainer import GenRecTrainer

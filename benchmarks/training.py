@@ -29,11 +29,11 @@ from torch import Tensor
 
 from recbole_genrec.backbone.head import sum_in_pieces
 from recbole_genrec.backbone.loading import compute_dtype
-from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
+from recbole_genrec.data.files import atomic_file
+from recbole_genrec.data.loading import Data
 from recbole_genrec.evaluation.cost import Peak, Work, processor
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
-from recbole_genrec.data.files import atomic_file
 
 #: Batch sizes among which each side chooses.
 BATCHES = {"peers": (4, 8, 16), "per_target": (8, 16, 32), "shared_prefix": (4, 8, 16), "continuation": (8, 16, 32)}

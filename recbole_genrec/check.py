@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from recbole_genrec.benchmark import Data
 from recbole_genrec.data.leakage import find_leaks, render
+from recbole_genrec.data.loading import Data
 from recbole_genrec.errors import UserError
 from recbole_genrec.suite import gather_settings, plan_runs
 

@@ -11,9 +11,9 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
 from recbole_genrec.data.catalogue import Catalogue
+from recbole_genrec.data.loading import Data
 from recbole_genrec.data.windows import HISTORY
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.ranking import mask_items, masks_history

@@ -8,8 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
+from recbole_genrec.data.loading import Data
 from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.significance import METRIC, interval, rows_with_files, user_gains
 from recbole_genrec.files import writable_folder

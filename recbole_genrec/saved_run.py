@@ -10,10 +10,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
 from recbole_genrec.data.files import atomic_file, check_dataset
 from recbole_genrec.data.fingerprint import numbering_fingerprint
+from recbole_genrec.data.loading import Data
 from recbole_genrec.errors import UserError, did_you_mean, first_sentence
 from recbole_genrec.model.registry import get_model
 from recbole_genrec.record_form import check_form

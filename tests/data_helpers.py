@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 import yaml
 
-from recbole_genrec.benchmark import Data
 from recbole_genrec.config import Config
+from recbole_genrec.data.loading import Data
 
 NAME = "tiny"
 

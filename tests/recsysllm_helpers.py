@@ -8,7 +8,7 @@ import data_helpers
 import torch
 from data_helpers import random_interactions, write_dataset
 
-from recbole_genrec.benchmark import Data
+from recbole_genrec.data.loading import Data
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.model.sequential_recommender.recsysllm import RecSysLLM
 

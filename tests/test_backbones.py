@@ -14,7 +14,7 @@ from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.items import ItemReader
 from recbole_genrec.backbone.loading import compute_dtype, load_backbone, resolve
 from recbole_genrec.backbone.tokenizer import train_tokenizer
-from recbole_genrec.benchmark import Data
+from recbole_genrec.data.loading import Data
 from recbole_genrec.decoding.trie import Trie
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.genrec import GenRec

@@ -13,9 +13,9 @@ from recbole.data.interaction import Interaction
 
 from recbole_genrec.benchmark import config_hash
 from recbole_genrec.cli import main
+from recbole_genrec.data.candidates import Candidates
 from recbole_genrec.data.windows import CANDIDATES, TARGET_ROW
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation.candidates import Candidates
 from recbole_genrec.evaluation.ranking import keep_items
 from recbole_genrec.trainer import GenRecTrainer
 

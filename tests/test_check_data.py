@@ -13,10 +13,10 @@ from data_helpers import NAME, load, random_interactions, records, write_dataset
 
 from dataset_converters.__main__ import main as convert
 from recbole_genrec import benchmark
-from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
 from recbole_genrec.config import Config
 from recbole_genrec.data.leakage import find_leaks
+from recbole_genrec.data.loading import Data
 from recbole_genrec.settings import property_file, read_yaml
 
 

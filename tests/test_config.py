@@ -20,7 +20,6 @@ from recbole_genrec.model.registry import OURS, models_of
 from recbole_genrec.settings import parse_value, property_file, property_names, read_yaml
 from recbole_genrec.validation import check_keys, known_keys
 
-
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 

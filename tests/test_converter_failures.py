@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from converter_helpers import report, run, table, titles_of
 
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

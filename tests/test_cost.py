@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_genrec.backbone import base
 from recbole_genrec.backbone.tokenizer import train_tokenizer
-from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
+from recbole_genrec.data.loading import Data
 from recbole_genrec.evaluation.cost import Peak, Work, training_cost
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
 

@@ -11,8 +11,8 @@ from data_helpers import config_of, made, random_interactions, records, write_da
 from safetensors.torch import load_file
 
 from recbole_genrec.backbone.tokenizer import train_tokenizer
-from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
+from recbole_genrec.data.loading import Data
 from recbole_genrec.errors import UserError
 
 BEAMS = 12

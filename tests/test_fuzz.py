@@ -25,10 +25,10 @@ from dataset_converters import staging
 from dataset_converters.cli import run as convert
 from recbole_genrec import suite
 from recbole_genrec.backbone.tokenizer import train_tokenizer
-from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
 from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.data.files import check_dataset
+from recbole_genrec.data.loading import Data
 from recbole_genrec.encoder_texts.wording import PromptSets
 from recbole_genrec.index.material import Material
 from recbole_genrec.index.registry import build_index

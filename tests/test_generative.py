@@ -10,7 +10,7 @@ import torch
 from data_helpers import config_of, random_interactions, write_dataset
 from recbole.data.interaction import Interaction
 
-from recbole_genrec.benchmark import Data
+from recbole_genrec.data.loading import Data
 from recbole_genrec.data.windows import HISTORY
 from recbole_genrec.model.registry import OURS, get_model, models_of
 

@@ -12,8 +12,8 @@ import torch
 from data_helpers import config_of, made, random_interactions, records, write_dataset
 from scipy.stats import chisquare
 
-from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
+from recbole_genrec.data.loading import Data
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.genrect5 import GenRecT5

@@ -20,8 +20,7 @@ from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.data.leakage import index_leak
 from recbole_genrec.errors import UserError
-from recbole_genrec.index import Interactions, ItemIndex, Material, build_index, reads, register
-from recbole_genrec.index import registry
+from recbole_genrec.index import Interactions, ItemIndex, Material, build_index, reads, register, registry
 from recbole_genrec.index.clustering import nearest_with_room
 from recbole_genrec.index.codes import spell
 from recbole_genrec.index.registry import find_index, gather

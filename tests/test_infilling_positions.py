@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import trie_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from conftest import trie_of
 from infilling_helpers import CLS, END, EOS, GMASK, MASK, NEWLINE, SMASK, START, behaviours, text_of
 
 from recbole_genrec.infilling.blanks import Sample, Specials, collate, fill_in

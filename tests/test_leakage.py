@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from recbole_genrec.data import leakage
 from recbole_genrec.data.dataset import Sequences
-from recbole_genrec.data.leakage import IdProbe, find_leaks, is_adjacent, id_order, render
+from recbole_genrec.data.leakage import IdProbe, find_leaks, id_order, is_adjacent, render
 
 NAN = float("nan")
 

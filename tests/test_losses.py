@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from recbole_genrec.backbone.items import NormedItems
 from recbole_genrec.backbone.tokenizer import train_tokenizer
-from recbole_genrec.benchmark import Data
+from recbole_genrec.data.loading import Data
 from recbole_genrec.decoding.exact import step_log_probs
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.genrec import GenRec

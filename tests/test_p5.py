@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_genrec.backbone.tokenizer import train_tokenizer
-from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
+from recbole_genrec.data.loading import Data
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.encoder_texts.whole_words import WholeWordTexts
 from recbole_genrec.errors import UserError

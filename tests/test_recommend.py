@@ -20,8 +20,8 @@ import torch
 from data_helpers import NAME, config_of, per_user, random_interactions, records, write_dataset
 
 import recbole_genrec
-from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
+from recbole_genrec.data.loading import Data
 from recbole_genrec.demo.server import make_server
 from recbole_genrec.errors import UserError
 from recbole_genrec.recommend import Recommender

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from recbole_genrec.backbone.blanks import SENTINELS
 from recbole_genrec.backbone.tokenizer import train_tokenizer
-from recbole_genrec.benchmark import Data
+from recbole_genrec.data.loading import Data
 from recbole_genrec.cli import main
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.decoding.exact import score_catalogue

@@ -9,7 +9,7 @@ import pytest
 from data_helpers import config_of, random_interactions, write_dataset
 from recsysllm_helpers import LLMS, made, rows_of_training, some_users, text_of, write_users
 
-from recbole_genrec.benchmark import Data
+from recbole_genrec.data.loading import Data
 from recbole_genrec.data.windows import TARGET_ROW
 from recbole_genrec.errors import UserError
 from recbole_genrec.infilling.builder import History

@@ -19,9 +19,9 @@ from torch.utils.data import RandomSampler
 from recbole_genrec.backbone import blocks, head
 from recbole_genrec.backbone.head import sum_in_pieces
 from recbole_genrec.backbone.tokenizer import train_tokenizer
-from recbole_genrec.benchmark import Data
 from recbole_genrec.cli import main
 from recbole_genrec.data.bucketing import LikeLength
+from recbole_genrec.data.loading import Data
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
 from recbole_genrec.trainer import GenRecTrainer
 

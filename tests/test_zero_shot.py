@@ -15,8 +15,8 @@ from zero_shot_helpers import FakeServer, completion, save_llama
 
 from recbole_genrec.benchmark import rank_metrics
 from recbole_genrec.cli import main
+from recbole_genrec.data.candidates import Candidates
 from recbole_genrec.data.windows import CANDIDATES, TARGET_ROW
-from recbole_genrec.evaluation.candidates import Candidates
 
 KEY = "sk-very-secret-0123456789"
 INTERACTIONS = random_interactions(30, 30, 6, 10)

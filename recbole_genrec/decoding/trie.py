@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-
 _LARGEST = np.iinfo(np.int32).max
 
 

@@ -10,8 +10,8 @@ from recbole.evaluator.collector import Collector
 from recbole.trainer import Trainer
 
 from recbole_genrec import compat
+from recbole_genrec.data.candidates import Candidates
 from recbole_genrec.data.windows import CANDIDATES, HISTORY, TARGET_ROW
-from recbole_genrec.evaluation.candidates import Candidates
 from recbole_genrec.evaluation.ranking import keep_items, mask_items, masks_history, settle, target_rank
 from recbole_genrec.running import parallel
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_genrec.prompt import Rows
 from recbole_genrec.infilling.masks import LEVELS
 from recbole_genrec.infilling.text import Text
+from recbole_genrec.prompt import Rows
 
 #: Label of tokens that nothing is predicted at.
 IGNORED = -100

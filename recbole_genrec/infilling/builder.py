@@ -12,9 +12,9 @@ from recbole_genrec.infilling.blanks import Sample, Specials, fill_in
 from recbole_genrec.infilling.features import Features
 from recbole_genrec.infilling.masks import MaskRule, draw_level, draw_spans
 from recbole_genrec.infilling.periods import choose
+from recbole_genrec.infilling.text import Segments
 from recbole_genrec.infilling.wording import Wording
 from recbole_genrec.template import Template
-from recbole_genrec.infilling.text import Segments
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from recbole_genrec.index import ItemIndex, Material, build_index
 from recbole_genrec.index.registry import gather
 from recbole_genrec.prompt import Rows
 
-
 #: File of a saved model that holds what we added to the Hugging Face model.
 ADDITIONS = "additions.safetensors"
 
