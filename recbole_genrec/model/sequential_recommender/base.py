@@ -142,9 +142,11 @@ class GenerativeRecommender(SequentialRecommender):
         """``[M]`` one of every ``stride`` training samples of a user, counted back from the last; None for all."""
         return None if stride == 1 else one_in(dataset, stride)
 
-    def _tokens_before(self, sequences) -> Tensor:
-        """``[n + 1]`` int64 tokens of all items before each row of the sequences."""
-        return torch.nn.functional.pad(self.index.lengths[sequences.item].cumsum(0), (1, 0))
+    def _window_tokens(self, dataset, longest: int) -> Tensor:
+        """``[N]`` int64 tokens of each sample's target and of the up to ``longest`` items before it."""
+        sequences, row = dataset.sequences, dataset.inter_feat[TARGET_ROW]
+        before = torch.nn.functional.pad(self.index.lengths[sequences.item].cumsum(0), (1, 0))
+        return before[row + 1] - before[torch.maximum(sequences.start[row], row - longest)]
 
     def autocast(self):
         """bf16 arithmetic where ``precision`` says so."""

@@ -44,9 +44,7 @@ class EncoderDecoderRecommender(GenerativeRecommender):
 
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` tokens of each sample's items: a key to sort by."""
-        row = dataset.inter_feat[TARGET_ROW]
-        before = self._tokens_before(self.sequences)
-        return before[row + 1] - before[torch.maximum(self.sequences.start[row], row - self.max_seq_length)]
+        return self._window_tokens(dataset, self.max_seq_length)
 
     def drawn(self, interaction) -> tuple[Tensor, Tensor, Tensor]:
         """What is trained on in the place of a batch of thinned samples, drawn anew each epoch.

@@ -140,13 +140,14 @@ class GenRec(GenerativeRecommender):
 
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` tokens of each training sample's row, but for what ``max_prompt_tokens`` cuts: a key to sort by."""
-        sequences, row = dataset.sequences, dataset.inter_feat[TARGET_ROW]
-        before = self._tokens_before(sequences)
-        begin = torch.maximum(sequences.start[row], row - self.max_seq_length)
+        window = self._window_tokens(dataset, self.max_seq_length)
         if self.config["layout"] != "shared_prefix":
-            return before[row + 1] - before[begin]
-        suffix = int(self.prompts.length[self.prompts.suffix])
-        return before[row] - before[begin] + before[row + 1] - before[begin + 1] + suffix * (row - begin)
+            return window
+        sequences, target = dataset.sequences, dataset.inter_feat[TARGET_ROW]
+        first = torch.maximum(sequences.start[target], target - self.max_seq_length)
+        # A history without the target, then, each after a suffix, the targets without the first item.
+        lengths, suffix = self.index.lengths[sequences.item], int(self.prompts.length[self.prompts.suffix])
+        return 2 * window - lengths[target] - lengths[first] + suffix * (target - first)
 
     def _titles(self, batch: Batch, longest: int) -> Tensor:
         """``[B, T]`` bool, the tokens of the titles to predict."""

@@ -121,10 +121,7 @@ class RecSysLLM(GenerativeRecommender):
 
     def training_lengths(self, dataset) -> Tensor:
         """``[N]`` tokens of each sample's behaviours, about: a key to sort by."""
-        row = dataset.inter_feat[TARGET_ROW]
-        before = self._tokens_before(self.sequences)
-        begin = torch.maximum(self.sequences.start[row], row - self.config["max_history_items"])
-        return (before[row + 1] - before[begin]).clamp(max=self.prompts.max_tokens)
+        return self._window_tokens(dataset, self.config["max_history_items"]).clamp(max=self.prompts.max_tokens)
 
     def sample(self, row: int) -> Sample:
         """The text with blanks of one training sample; the same for the same seed, epoch and row.
