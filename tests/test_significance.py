@@ -280,7 +280,8 @@ def test_settings_with_a_name_of_their_own_are_a_row_of_their_own(six_runs):
 
 
 def test_the_front_table_says_what_compare_says(six_runs, capsys):
-    add("SASRec", 1, ranks(1, 7), settings_label="tuned", train_seconds=90.0, eval_users_per_second=1234.0)
+    add("SASRec", 1, ranks(1, 7), settings_label="tuned", train_seconds=90.0, eval_users_per_second=1234.0,
+        **{"ndcg@10_untied": 0.25})
     add("IDAdjacency", 1, ranks(0, 8))
     add("P5", 1, ranks(3, 9), backbone="tiny-t5", prompts="seen", item_index="sequential", leaky=True)
     expected = compare(read_records(Path("out"))[0], "out")
@@ -294,5 +295,6 @@ def test_the_front_table_says_what_compare_says(six_runs, capsys):
         assert cells["ndcg@10"].startswith(f"{row['mean']:.4f}"[1:]) and cells["seeds"] == str(row["n_seeds"])
         assert ("**leaky**" in line[1]) is (row["leaky"] or row["model"] == "IDAdjacency")
         if row["settings_label"] == "tuned":
-            assert (cells["training, min"], cells["users/s"]) == ("1.5", "1,234") and "tuned" in line[1]
+            assert [cells[name] for name in ("untied", "training, min", "users/s")] == [".2500", "1.5", "1,234"]
+            assert "tuned" in line[1]
     assert main(["compare", "--front", "--output_dir=out"]) == 2

@@ -129,8 +129,8 @@ def compare(records: Sequence[Mapping[str, Any]], output_dir: str | Path, metric
 
     A row is a group of runs that differ in their seeds alone. Of several settings of a group those of its newest run
     count, of several runs with one seed the newest. A setting (data set, split, masking, candidates) has one best
-    baseline: the model without a language model that has the best mean, leaky rows and the leak probe left out. The
-    p-values of a setting are corrected together, those of each ablation's variants apart from the others.
+    baseline: the model without a language-model backbone that has the best mean, leaky rows and the leak probe left
+    out. The p-values of a setting are corrected together, those of each ablation's variants apart from the others.
 
     Args:
         records: oldest first, as :func:`~recbole_genrec.records.read_records` gives them.
@@ -208,7 +208,7 @@ def _compare(groups: list[list[dict]], metric: str) -> list[dict[str, Any]]:
 
 
 def _best_baseline(table: list[dict]) -> int | None:
-    """The row to beat: the best of those without a language model that is neither leaky nor a probe nor a variant."""
+    """The row to beat: the best of those without a backbone that is neither leaky nor a probe nor a variant."""
     fair = [number for number, row in enumerate(table) if row["backbone"] is None and row["variant"] is None
             and not row["leaky"] and row["model"] not in PROBES]
     return max(fair, key=lambda number: table[number]["mean"], default=None)

@@ -12,8 +12,8 @@ from tabulate import tabulate
 
 from recbole_genrec.evaluation.significance import PROBES, compare
 
-_HEAD = ["model", "items, backbone, settings", "seeds", "hit@10", "ndcg@10", "95 % interval", "to the best baseline",
-         "p", "training, min", "users/s"]
+_HEAD = ["model", "items, backbone, settings", "seeds", "hit@10", "ndcg@10", "untied", "95 % interval",
+         "to the best baseline", "p", "training, min", "users/s"]
 
 
 def front_table(records: Sequence[Mapping[str, Any]], output_dir: Path, dataset: str) -> str:
@@ -27,13 +27,13 @@ def front_table(records: Sequence[Mapping[str, Any]], output_dir: Path, dataset:
     table = table[table["variant"].isna() & table["candidates_fingerprint"].isna()]
     lines = [_line(row, [by_id[run_id] for run_id in row["runs"].split()]) for row in table.to_dict("records")]
     return tabulate(lines, _HEAD, tablefmt="pipe", disable_numparse=True,
-                    colalign=["left", "left", *["right"] * 8]) + "\n"
+                    colalign=["left", "left", *["right"] * (len(_HEAD) - 2)]) + "\n"
 
 
 def _line(row: dict[str, Any], runs: list[Mapping[str, Any]]) -> list:
     """The cells of a row of :func:`~recbole_genrec.evaluation.significance.compare`."""
     first = row["prompts"] in (None, runs[0].get("prompts"))  # other prompts have figures of their own
-    hits = [(run if first else run["other_prompts"][row["prompts"]]).get("hit@10") for run in runs]
+    told = [run if first else run["other_prompts"][row["prompts"]] for run in runs]
     speed = [run["eval_users_per_second"] for run in runs if run.get("eval_users_per_second")] if first else []
     about = [row["item_index"], row["backbone"], row["prompts"] and f"{row['prompts']} prompt", row["settings_label"],
              "**leaky**" if row["leaky"] or row["model"] in PROBES else None]
@@ -41,13 +41,19 @@ def _line(row: dict[str, Any], runs: list[Mapping[str, Any]]) -> list:
         f"**{row['model']}**" if row["baseline"] else row["model"],
         ", ".join(filter(None, about)).replace("|", "/"),
         row["n_seeds"],
-        "" if None in hits else _number(fmean(hits)),
+        _mean(told, "hit@10"),
         _number(row["mean"]) + ("" if math.isnan(row["sd"]) else f" ± {_number(row['sd'])}"),
+        _mean(told, "ndcg@10_untied"),
         "" if math.isnan(row["ci_low"]) else f"{_number(row['ci_low'])}-{_number(row['ci_high'])}",
         "best baseline" if row["baseline"] else _signed(row["difference"]) + row["mark"].replace("*", "\\*"),
         "" if math.isnan(row["p_t"]) else f"{max(row['p_t'], row['p_wilcoxon']):.2g}",
         f"{fmean(run.get('train_seconds') or 0 for run in runs) / 60:.1f}",
         f"{fmean(speed):,.0f}" if speed else ""]
+
+
+def _mean(runs: list[Mapping[str, Any]], metric: str) -> str:
+    values = [run.get(metric) for run in runs]
+    return "" if None in values else _number(fmean(values))
 
 
 def _number(value: float) -> str:

@@ -260,8 +260,8 @@ function start() {
   byId("failed").hidden = !report.failed.length;
   byId("notes").innerHTML = html`<p>Mean ± standard deviation over seeds. <b>Bold</b>: best of the column,
     <u>underlined</u>: second; what is leaky, a leak probe or impossible takes no place. Stars: better than the best
-    model without a language model, by a paired t-test and Wilcoxon's signed-rank test over users, corrected by Holm's
-    method; * p &lt; .05, ** &lt; .01, *** &lt; .001. They tell other users, not other seeds. Published rows are of
+    model without a language-model backbone, by a paired t-test and Wilcoxon's signed-rank test over users, corrected by
+    Holm's method; * p &lt; .05, ** &lt; .01, *** &lt; .001. They tell other users, not other seeds. Published rows are of
     other code and often of another protocol: they are not ranked with ours. Tables of different splits or masking do
     not compare.</p>`;
   drawAll();

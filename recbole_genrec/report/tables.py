@@ -70,8 +70,8 @@ def latex(report: dict[str, Any]) -> str:
 
 
 _NOTE = """Mean ± standard deviation over seeds. Bold: best of the column; underlined: second; what is leaky, a leak
-probe or impossible takes no place. Stars: better than the best model without a language model by a paired t-test and
-Wilcoxon's test over users, corrected by Holm's method; * p < .05, ** p < .01, *** p < .001."""
+probe or impossible takes no place. Stars: better than the best model without a language-model backbone by a paired
+t-test and Wilcoxon's test over users, corrected by Holm's method; * p < .05, ** p < .01, *** p < .001."""
 
 
 def _cell(row: dict, metric: str, bold: Callable[[str], str], underlined: Callable[[str], str],
