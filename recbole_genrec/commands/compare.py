@@ -31,7 +31,9 @@ def add(commands) -> None:
     compare.add_argument("--dataset", default=None, help="of this data set only")
     compare.add_argument("--metric", default="ndcg@10", help="hit@K or ndcg@K (default ndcg@10)")
     compare.add_argument("--front", action="store_true", help="print the table of a front page instead, as Markdown, "
-                                                              "with costs; needs --dataset")
+                                                              "with costs: each model as validation ranks its settings "
+                                                              "first; needs --dataset")
+    compare.add_argument("--every", action="store_true", help="with --front: every setting of every model")
     compare.set_defaults(handler=_compare)
 
 
@@ -49,8 +51,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.front:
         if arguments.dataset is None or metric != "ndcg@10":
             raise UserError("--front needs --dataset, and has hit@10 and ndcg@10 only")
-        print(front_table(records, output_dir, arguments.dataset), end="")
+        print(front_table(records, output_dir, arguments.dataset, arguments.every), end="")
         return 0
+    if arguments.every:
+        raise UserError("--every goes with --front; without it every setting is a row")
     table = compare(records, output_dir, metric, arguments.dataset)
     path = output_dir / "significance.csv"
     write_atomically(path, table.assign(metric=metric).map(csv_cell).to_csv(index=False, lineterminator="\n"))
