@@ -35,6 +35,7 @@ setup(
         "pandas>=2.0,<3",       # pandas 3's copy-on-write breaks RecBole's in-place remapping
         "scipy>=1.10",          # significance, audit
         "scikit-learn>=1.5",    # semantic and collaborative item indexes
+        "psutil>=5.9",          # memory that is free
         "threadpoolctl>=3.1",   # scikit-learn's own: one thread where sums must be reproducible
         "matplotlib>=3.8",      # plots of ablations
         "pyarrow>=14.0.1",      # per_user.parquet

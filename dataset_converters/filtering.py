@@ -86,10 +86,9 @@ def apply(corpus: Corpus, filters: Filters) -> tuple[Corpus, list[dict[str, Any]
     """
     steps = [_counts("source", corpus)]
     for name, rows in _steps(filters):
-        if len(corpus.user):
-            chosen = rows(corpus)
-            if not chosen.all():
-                corpus = corpus.rows(chosen).compact()
+        chosen = rows(corpus)
+        if not chosen.all():
+            corpus = corpus.rows(chosen).compact()
         steps.append(_counts(name, corpus))
         if not len(corpus.user):
             raise ConversionError(f"no interactions are left after {name}")
@@ -169,15 +168,14 @@ def _sampled(names: pa.Array, purpose: str, amount: int | float, seed: int) -> n
 def core(corpus: Corpus, users: int, items: int) -> np.ndarray:
     """bool ``[n]``: the largest set of rows in which every user has at least ``users`` rows and
     every item at least ``items``."""
-    chosen = np.ones(len(corpus.user), dtype=bool)
-    rows, before = np.arange(len(chosen)), -1
+    rows, before = np.arange(len(corpus.user)), -1
     while len(rows) != before:
         before = len(rows)
         enough = np.bincount(corpus.item[rows]) >= items
         rows = rows[enough[corpus.item[rows]]]
         enough = np.bincount(corpus.user[rows]) >= users
         rows = rows[enough[corpus.user[rows]]]
-    chosen[:] = False
+    chosen = np.zeros(len(corpus.user), dtype=bool)
     chosen[rows] = True
     return chosen
 

@@ -1,4 +1,4 @@
-"""What to run (models x data sets x seeds) and how one run becomes a record."""
+"""How one run, of a model on a data set with a seed, becomes a record."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def _config_yaml(config: Config) -> str:
     plain = {key: value for key, value in config.final_config_dict.items()
              if isinstance(value, (str, int, float, bool, list, dict, type(None)))
              and key not in {"checkpoint_dir", "data_path", "output_dir", "llm_cache", "single_spec", "local_rank",
-                             "resume", "force", "checkpoint_minutes", "fsdp",
+                             "resume", "force", "checkpoint_minutes", "fsdp", "gpu_id",
                              "valid_metric_bigger", "valid_neg_sample_args", "test_neg_sample_args"}}
     if plain["train_neg_sample_args"].get("distribution") == "none":  # RecBole's way to write None
         plain["train_neg_sample_args"] = None

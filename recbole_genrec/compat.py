@@ -21,8 +21,6 @@ from recbole_genrec.settings import our_properties
 
 _RECBOLE_MODELS = "recbole.model.sequential_recommender."
 _OUR_MODELS = "recbole_genrec.model.sequential_recommender."
-#: Modules of our model package that hold no model of their own.
-_NOT_MODELS = {"base", "encoder_decoder"}
 
 
 def restore_numpy_aliases() -> None:
@@ -51,8 +49,10 @@ class _AliasFinder(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
         if not fullname.startswith(_RECBOLE_MODELS):
             return None
+        from recbole_genrec.model.registry import OURS, models_of
+
         name = fullname[len(_RECBOLE_MODELS):]
-        if name in _NOT_MODELS or importlib.util.find_spec(_OUR_MODELS + name) is None:
+        if _OUR_MODELS + name not in models_of(OURS).values():
             return None
         if importlib.util.find_spec("recbole.model.general_recommender." + name) is not None:
             return None

@@ -14,7 +14,6 @@ from typing import Any, Iterable
 
 import recbole.config
 
-from recbole_genrec.compat import restore_numpy_aliases
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.registry import get_model
 from recbole_genrec.running.parallel import own_gpu
@@ -46,9 +45,6 @@ class Config(recbole.config.Config):
             raise UserError(f"RecBole refuses this configuration: {type(error).__name__}: {error}") from error
         check_values(self)
 
-    def compatibility_settings(self):
-        restore_numpy_aliases()
-
     def _load_config_files(self, file_list):
         merged: dict[str, Any] = {}
         for file in file_list:
@@ -74,7 +70,7 @@ class Config(recbole.config.Config):
             final["train_neg_sample_args"] = {"distribution": "uniform", "sample_num": 1}  # RecBole's default
         if final.get("period_sampling") is False:  # YAML reads a bare off so
             final["period_sampling"] = "off"
-        if final.get("gpu_id") is None:
+        if final.get("gpu_id") is None or not final["use_gpu"]:
             final["gpu_id"] = ""
         final["gpu_id"] = own_gpu(str(final["gpu_id"]))
         check_kinds(final, self.internal_config_dict)  # before RecBole works with them: its errors do not name the key

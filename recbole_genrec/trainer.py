@@ -237,8 +237,9 @@ class GenRecTrainer(FairTrainer):
     def _step(self, scaler, terms) -> None:
         """One optimizer step; where it is made of parts, with the gradient of their mean."""
         trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        if self._weighted:
+        if self._weighted or self.clip_grad_norm:
             scaler.unscale_(self.optimizer)
+        if self._weighted:
             parallel.add_up_gradients(trained)
             for weight in trained:
                 if weight.grad is not None:

@@ -148,7 +148,7 @@ def report(search: Search, records: list[dict[str, Any]], folder: Path) -> tuple
     measured = [number for number, score in enumerate(scores) if score is not None]
     if not measured:
         return text + "\nnothing was measured\n", None
-    best = max(measured, key=lambda number: scores[number])
+    best = (max if search.configs[0]["valid_metric_bigger"] else min)(measured, key=lambda number: scores[number])
     write_atomically(folder / f"{name}.yaml", _settings(search, best, scores[best], metric, records[best]))
     return text + f"\ntrial {best} is best; its settings: --config_files={folder / name}.yaml\n", best
 
@@ -171,5 +171,5 @@ def epochs_for_minutes(config: Config, record: dict[str, Any]) -> int | None:
 
     None where epochs are not the same training: the schedule goes by the epochs planned, or there are two stages.
     """
-    scheduled = config["lr_scheduler_type"] not in (None, "constant", "constant_with_warmup")
+    scheduled = config["lr_scheduler_type"] not in (None, "constant")  # a warm-up too
     return None if scheduled or two_stages(config) else record.get("epochs_done")

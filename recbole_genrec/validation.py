@@ -30,7 +30,7 @@ def known_keys(model: str, dataset: str) -> frozenset[str]:
     keys |= our_properties(model, dataset).keys()
     for name in property_names("dataset"):  # a data set of the user's own may say what ours say
         keys |= read_yaml(property_file("dataset", name)).keys()
-    return frozenset(keys) | {"nproc", "encoding", "numerical_features", "discretization", "worker"}
+    return frozenset(keys) | {"encoding", "numerical_features", "discretization", "worker"}
 
 
 def check_keys(given: Iterable[str], models: Iterable[str], datasets: Iterable[str]) -> None:
@@ -112,7 +112,7 @@ def check_processes(config) -> None:
     model = config.model_class
     if parallel.size() > 1 and model.__name__ == "ZeroShotLLM":
         raise UserError("ZeroShotLLM trains nothing and keeps its own pace: run it in one process, without torchrun")
-    if parallel.size() > 1 and config["enable_amp"] and config["enable_scaler"]:
+    if parallel.size() > 1 and config["enable_scaler"]:
         raise UserError("enable_scaler=true scales each process's gradients by itself: leave it out under torchrun "
                         "(precision=bf16 needs none)")
     if config["fsdp"]:
@@ -162,9 +162,15 @@ def check_values(config) -> None:
             allowed = ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
             raise UserError(f"{key}={value!r} is not one of {allowed}"
                             + did_you_mean(str(value), [str(choice) for choice in choices]))
-    if config["pre_model_path"] or config["model"] == "S3Rec" and config["train_stage"] == "finetune":
+    if config["pre_model_path"]:
         raise UserError(f"pre_model_path={config['pre_model_path']}: a checkpoint of RecBole's is a pickle and is not "
                         "loaded; S3Rec pre-trains and fine-tunes in one run (train_stage=pretrain)")
+    if config["model"] == "S3Rec" and config["train_stage"] != "pretrain":
+        raise UserError(f"train_stage={config['train_stage']}: S3Rec pre-trains and fine-tunes in one run "
+                        "(train_stage=pretrain)")
+    for key in ("save_dataset", "save_dataloaders"):
+        if config[key]:
+            raise UserError(f"{key}=true: RecBole would write a pickle; data are read from their files, in seconds")
     check_candidates(config)
     check_processes(config)
     if "item_index" in config:
@@ -180,6 +186,6 @@ def check_candidates(config) -> None:
         return
     if count < max(config["topk"]):
         raise UserError(f"candidates={count} is fewer than the largest topk ({max(config['topk'])})")
-    if other := sorted(set(mode.values() if isinstance(mode, dict) else [mode]) - {"full"}):
+    if other := sorted(set(mode.values()) - {"full"}):
         raise UserError(f"candidates={count} takes the place of RecBole's sampling: set eval_args.mode to full, not "
                         f"{other[0]}, or leave candidates out")

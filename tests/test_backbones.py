@@ -8,14 +8,14 @@ import pytest
 import torch
 from conftest import batch_of, random_prompts, tiny_model
 from data_helpers import config_of, random_interactions, write_dataset
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import MistralConfig, MistralForCausalLM, T5Config, T5ForConditionalGeneration
 
 from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.items import ItemReader
 from recbole_genrec.backbone.loading import compute_dtype, load_backbone, resolve
+from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone
 from recbole_genrec.backbone.tokenizer import train_tokenizer
 from recbole_genrec.data.loading import Data
-from recbole_genrec.decoding.trie import Trie
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.genrec import GenRec
 from recbole_genrec.settings import property_names
@@ -52,6 +52,26 @@ def refused(llm, **settings) -> str:
         load_backbone({**SETTINGS, "llm": llm, **settings}, TITLES)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "t5", "bart"])
+def test_bytes_per_token_are_those_of_the_cache(kind):
+    model, tokens = tiny_model(kind), torch.full((1, 7), 11)
+    if kind == "t5":  # heads that are not as wide as the model, and a decoder that is not as deep as the encoder
+        model = T5ForConditionalGeneration(T5Config(vocab_size=20, d_model=16, d_kv=24, d_ff=16, num_layers=1,
+                                                    num_decoder_layers=3, num_heads=2))
+    if kind in KINDS:
+        caches = [model(tokens, use_cache=True).past_key_values]
+    else:
+        both = model(tokens, decoder_input_ids=tokens, use_cache=True).past_key_values
+        caches = [both.self_attention_cache, both.cross_attention_cache]
+    held = sum(layer.keys.nbytes + layer.values.nbytes for cache in caches for layer in cache.layers)
+    backbone = CausalBackbone(model) if kind in KINDS else Seq2SeqBackbone(model)
+    assert backbone.bytes_per_token * tokens.numel() == held
+
+
+def test_what_is_not_compiled_is_refused():
+    assert "torch_compile=true" in refused("tiny-t5", torch_compile=True)
 
 
 # ------------------------------------------------------------------------------------------------------- loading
@@ -251,7 +271,6 @@ def test_a_saved_model_scores_the_same_when_loaded(folders, dataset, tmp_path, k
     else:
         base = sum(path.stat().st_size for path in folders[kind].glob("*.safetensors"))
         assert "model.safetensors" not in written and written["adapter_model.safetensors"] < base / 4
-    assert torch.equal(Trie.load(tmp_path / "model" / "trie.safetensors").tokens, model.trie.tokens)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

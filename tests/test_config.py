@@ -17,6 +17,7 @@ from recbole_genrec.cli import main
 from recbole_genrec.config import Config
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.registry import OURS, models_of
+from recbole_genrec.running import parallel
 from recbole_genrec.settings import parse_value, property_file, property_names, read_yaml
 from recbole_genrec.validation import check_keys, known_keys
 
@@ -133,6 +134,33 @@ def test_values_that_mean_none(setting):
     key, value = setting.split("=")
     config = Config("GenRec", "ml-100k", config_dict={key: parse_value(value)})
     assert config[key] == parse_value(value)
+
+
+@pytest.mark.parametrize("model, setting, said", [
+    ("S3Rec", "train_stage=finetune", "pre-trains and fine-tunes in one run"),
+    ("S3Rec", "train_stage=both", "pre-trains and fine-tunes in one run"),
+    ("Pop", "save_dataset=true", "pickle"), ("Pop", "save_dataloaders=true", "pickle"),
+    ("GenRec", "prompt=none", "prompt has no value"),
+])
+def test_what_would_be_ignored_or_fail_later_is_refused(capsys, model, setting, said):
+    line = refused(capsys, f"--model={model}", "--dataset=ml-100k", f"--{setting}")
+    assert said in line and setting.split("=")[0] in line
+
+
+@pytest.mark.parametrize("visible, gpu_id, expected", [
+    (None, "0", "0"), (None, "0,1", "0,1"), ("3,5", "1", "5"), ("3,5", "0,1", "3,5"), ("GPU-8f2a", "0", "GPU-8f2a"),
+    ("", "0", ""), ("3", "", ""), ("3", None, ""),
+])
+def test_gpus_are_counted_among_those_that_the_user_shows(own_folder, monkeypatch, visible, gpu_id, expected):
+    monkeypatch.setattr(parallel, "_VISIBLE", visible)
+    assert Config("Pop", "ml-100k", config_dict={"gpu_id": gpu_id})["gpu_id"] == expected
+    assert Config("Pop", "ml-100k", config_dict={"gpu_id": gpu_id, "use_gpu": False})["gpu_id"] == ""
+
+
+def test_a_gpu_that_is_not_shown_is_refused(own_folder, monkeypatch):
+    monkeypatch.setattr(parallel, "_VISIBLE", "3")
+    with pytest.raises(UserError, match="gpu_id=1, counted from 0, but CUDA_VISIBLE_DEVICES=3 shows 1"):
+        Config("Pop", "ml-100k", config_dict={"gpu_id": 1})
 
 
 def test_fewer_beams_than_topk(capsys):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +17,7 @@ from data_helpers import NAME, random_interactions, records, write_dataset
 
 from recbole_genrec.cli import main
 from recbole_genrec.errors import UserError
-from recbole_genrec.files import writable_folder, write_atomically
+from recbole_genrec.files import flush, writable_folder, write_atomically
 from recbole_genrec.records import read_records, update_leaderboard, write_record
 
 #: DESIGN.md: every leaderboard has at least these.
@@ -164,6 +167,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_scrap(tmp_path):
     with pytest.raises(TypeError):
         write_atomically(path, 5)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_folder_that_its_file_system_cannot_sync_stops_nothing(tmp_path, monkeypatch, number):
+    def refuse(handle):
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with contextlib.nullcontext() if number == errno.EINVAL else pytest.raises(OSError, match="refused"):
+        flush(tmp_path)
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "\x00", "n" * 300])

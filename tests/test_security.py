@@ -176,8 +176,10 @@ def test_caches_and_checkpoints_of_recboles_are_never_unpickled(trained, marker,
     for path in ("saved/tiny-Dataset.pth", "saved/tiny-SequentialDataset.pth", "evil.pth"):
         Path(path).write_bytes(pickled(form, marker))
     call = ["run", f"--dataset={NAME}", f"--config_files={trained / NAME}.yaml", "--gpu_id=", "--show_progress=false"]
-    assert main([*call, "--model=Pop", "--save_dataset=true", "--dataset_save_path=evil.pth", "--save_dataloaders=true",
-                 "--dataloaders_save_path=evil.pth", "--checkpoint_dir=saved"]) == 0
+    assert main([*call, "--model=Pop", "--dataset_save_path=evil.pth", "--dataloaders_save_path=evil.pth",
+                 "--checkpoint_dir=saved"]) == 0
+    for key in ("save_dataset", "save_dataloaders"):
+        assert "pickle" in refused(capsys, *call, "--model=Pop", f"--{key}=true")
     assert "is not loaded" in refused(capsys, *call, "--model=S3Rec", "--train_stage=finetune",
                                       "--pre_model_path=evil.pth")
 

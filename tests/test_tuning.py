@@ -122,6 +122,17 @@ def test_minutes_become_epochs_where_those_are_the_same_training(model, settings
     assert tuning.epochs_for_minutes(config, {"epochs_done": 7}) == epochs
 
 
+def test_the_least_is_best_where_less_is_better(dataset, space, tmp_path):
+    assert main(["tune", "--model=SASRecPlus", f"--dataset={NAME}", f"--config_files={dataset}", f"--search={space}",
+                 "--trials=3", f"--output_dir={tmp_path}", "--metrics=[Hit,NDCG,GiniIndex]",
+                 "--valid_metric=GiniIndex@10", *SMALL]) == 0
+    with open(tmp_path / "tuning" / f"SASRecPlus-{NAME}.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    best = min(rows, key=lambda row: float(row["valid giniindex@10"]))
+    assert f"Run {best['run_id']}," in (tmp_path / "tuning" / f"SASRecPlus-{NAME}.yaml").read_text()
+    assert len({row["valid giniindex@10"] for row in rows}) > 1
+
+
 def test_the_settings_of_a_timed_search_hold_on_any_machine(dataset, space, tmp_path):
     assert main(["tune", "--model=SASRecPlus", f"--dataset={NAME}", f"--config_files={dataset}", "--trials=1",
                  f"--search={space}", f"--output_dir={tmp_path}", "--max_train_minutes=0.0001", "--eval_step=1"]) == 0

@@ -47,9 +47,11 @@ class CausalBackbone(Backbone):
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of a token's keys and values, at most."""
+        """Bytes of a token's keys and values."""
         config = self.core.config
-        return 2 * config.num_hidden_layers * config.hidden_size * self.core.dtype.itemsize
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        wide = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * config.num_hidden_layers * heads * wide * self.core.dtype.itemsize
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """``[B, T, d]`` last hidden states; the language-model head is left to :meth:`logits`, where it is needed."""

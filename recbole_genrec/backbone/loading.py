@@ -33,13 +33,11 @@ class Loaded:
         backbone: the model behind our interface.
         tokenizer: its tokenizer.
         pretrained: True if only LoRA's weights train.
-        name: what ``llm:`` said, for the record.
     """
 
     backbone: Backbone
     tokenizer: PreTrainedTokenizerBase
     pretrained: bool
-    name: str
 
 
 def load_backbone(config, texts: Iterable[str], families: Mapping[str, type] | None = None) -> Loaded:
@@ -135,7 +133,7 @@ def _from_scratch(name: str, description: dict, texts: Iterable[str], families: 
     tokenizer = family.scratch_tokenizer(texts, description["tokenizer"]["vocab_size"])
     ids = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id,
            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    return Loaded(family(family.scratch({**description["config"], **ids})), tokenizer, False, name)
+    return Loaded(family(family.scratch({**description["config"], **ids})), tokenizer, False)
 
 
 def _pretrained(name: str, source: str, config, families: Mapping[str, type]) -> Loaded:
@@ -160,9 +158,9 @@ def _pretrained(name: str, source: str, config, families: Mapping[str, type]) ->
     backbone = family(model)
     backbone.check()
     if config["lora_r"] is None:  # a model that is never trained has no such setting
-        return Loaded(backbone, tokenizer, True, name)
+        return Loaded(backbone, tokenizer, True)
     backbone.model = _with_lora(model, config, family, list(range(len(tokenizer) - new, len(tokenizer))))
-    return Loaded(backbone, tokenizer, True, name)
+    return Loaded(backbone, tokenizer, True)
 
 
 def _kind(source: str, remote: dict) -> str:

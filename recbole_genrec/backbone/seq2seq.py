@@ -56,13 +56,21 @@ class Seq2SeqBackbone(Backbone):
         return None if table is None else self.core.config.max_position_embeddings
 
     def compile_layers(self) -> None:
-        """Nothing is compiled: the blocks run one by one."""
+        """Refused: the blocks run one by one.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("torch_compile=true compiles the layers of decoder-only and GLM backbones, not of an "
+                        "encoder-decoder")
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of a token's keys and values in the decoder, its own and those read across."""
         config = self.core.config
-        return 4 * config.num_hidden_layers * config.hidden_size * self.model.dtype.itemsize
+        wide = config.num_heads * config.d_kv if hasattr(config, "d_kv") else config.d_model  # T5, BART
+        layers = config.num_decoder_layers if hasattr(config, "num_decoder_layers") else config.decoder_layers
+        return 4 * layers * wide * self.model.dtype.itemsize
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[..., d]`` -> ``[..., V]``."""

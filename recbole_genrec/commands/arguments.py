@@ -66,8 +66,10 @@ def overrides_of(arguments: argparse.Namespace, *options: str) -> dict[str, Any]
         if not argument.startswith("--") or "=" not in argument:
             raise UserError(f"cannot understand '{argument}': settings are given as --key=value")
         key, value = argument[2:].split("=", 1)
-        overrides[key] = value if KINDS.get(key) is str and value.lower() not in ("null", "~", "none") \
-            else parse_value(value)
+        if KINDS.get(key) is str:
+            overrides[key] = None if value.lower() in ("null", "~", "none") else value
+        else:
+            overrides[key] = parse_value(value)
     for name in options:
         if (value := getattr(arguments, name)) is not None:
             overrides[name] = os.path.expanduser(value)

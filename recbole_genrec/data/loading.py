@@ -68,8 +68,9 @@ class Data:
         train = train if rows is None else train.copy(train.inter_feat[rows])
         parts = [train, valid, test]
         samplers = create_samplers(config, self.dataset, parts)
-        loaders = tuple(get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train")
-                        for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers))
+        loaders = tuple(
+            get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+            for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers))
         if hasattr(model, "training_lengths"):
             batches = loaders[0].batch_sampler
             batches.sampler = LikeLength(batches.sampler, model.training_lengths(train),

@@ -30,7 +30,11 @@ def users_that_fit(bytes_per_token: int, longest: int, device: torch.device) -> 
         longest: tokens of the longest prompt.
         device: where they are to fit.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if device.type == "cuda":  # what torch holds in reserve, since training, is free too
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) \
+            - torch.cuda.memory_allocated(device)
+    else:
+        free = psutil.virtual_memory().available
     each = 2 * bytes_per_token * (longest + TREE_TOKENS)
     return max(1, min(MOST_USERS.get(device.type, 32), int(SHARE * free) // each))
 

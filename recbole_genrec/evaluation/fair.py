@@ -8,6 +8,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.evaluator.collector import Collector
 from recbole.trainer import Trainer
+from torch import Tensor
 
 from recbole_genrec import compat
 from recbole_genrec.data.candidates import Candidates
@@ -39,7 +40,13 @@ class BatchCollector(Collector):
         batches = in_order(self.batches)
         for key in batches[0]:
             self.data_struct.set(key, torch.cat([batch[key] for batch in batches]))
-        return super().get_data_struct()
+        # RecBole takes all that it collected for tensors: its counts of the training data are none.
+        found = self.data_struct._data_dict
+        counts = {key: found.pop(key) for key in list(found) if not isinstance(found[key], Tensor)}
+        result = super().get_data_struct()
+        for struct in (self.data_struct, result):
+            struct._data_dict.update(counts)
+        return result
 
 
 def in_order(batches: dict[int, object]) -> list:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from scipy.sparse import csr_array
 
 from recbole_genrec.data.windows import TARGET_ROW
@@ -20,6 +21,7 @@ HISTORY = (5, 10, 20, 50)
 #: Most training interactions of each slice's targets: never seen, rare, ... the last one open.
 POPULARITY = (0, 4, 19, 99)
 METRICS = ("hit@10", "ndcg@10")
+_COLUMNS = ("user", "rank", "tied", "history", "target_count")
 
 
 def by_history(record: Mapping[str, Any], output_dir: str | Path, metrics: Sequence[str] = METRICS,
@@ -69,7 +71,7 @@ def by_memory(record: Mapping[str, Any], output_dir: str | Path, data,
     ``together``: it did not, but was in one training history with an item of the user's; ``neither``.
 
     Args:
-        data: the run's data set and split (:class:`recbole_genrec.benchmark.Data`).
+        data: the run's data set and split (:class:`recbole_genrec.data.loading.Data`).
     """
     users = read_users(record, output_dir).set_index("user")
     training, test = Interactions.of_training(data.parts[0]), data.parts[2].inter_feat
@@ -90,14 +92,15 @@ def by_memory(record: Mapping[str, Any], output_dir: str | Path, data,
 
 
 def read_users(record: Mapping[str, Any], output_dir: str | Path) -> pd.DataFrame:
-    """The run's ``per_user.parquet``.
+    """The run's ``per_user.parquet``, but for the lists.
 
     Raises:
         UserError: it is gone or torn.
     """
     path = Path(output_dir) / "runs" / str(record["run_id"]) / "per_user.parquet"
     try:
-        return pd.read_parquet(path)
+        there = pq.read_schema(path).names  # an older run may lack one; the lists are large and of no use here
+        return pd.read_parquet(path, columns=[name for name in _COLUMNS if name in there])
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 

@@ -91,7 +91,6 @@ def _table(key: tuple, runs: list[dict], compared: dict[str, dict], name: str, p
         "columns": [column._asdict() for column in columns], "rows": rows,
         "published": _published(published, str(dataset)),
         "leaks": details.leak_checks(next((run["leakage"] for run in reversed(runs) if run.get("leakage")), None)),
-        "fingerprint": newest.get("dataset_fingerprint"),
     }
 
 

@@ -61,13 +61,13 @@ class Checkpoints:
         for old in sorted(self._numbers())[:-_KEPT]:
             shutil.rmtree(self.folder / str(old), ignore_errors=True)
 
-    def read(self, device: torch.device | str = "cpu") -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    def read(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """The newest state that can be read; None if there is none."""
         for number in sorted(self._numbers(), reverse=True):
             folder = self.folder / str(number)
             try:
                 state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-                return {name: load_file(folder / f"{name}.safetensors", device=str(device))
+                return {name: load_file(folder / f"{name}.safetensors")
                         for name in state["files"]}, state
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 log.warning("warning: checkpoint %s cannot be read (%s) and is passed over", folder, error)

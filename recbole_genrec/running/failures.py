@@ -51,8 +51,8 @@ def reason(error: BaseException) -> str:
     """One line, at most 500 characters: what happened, where, and what can be done about it."""
     said = " ".join(str(error).split())
     if out_of_memory(error):
-        said = f"out of memory ({said or 'no more was said'}): lower train_batch_size or eval_batch_size, or set " \
-               "gradient_checkpointing=true"
+        said = f"out of memory ({said or 'no more was said'}): lower train_batch_size or eval_batch_size " \
+               "(or, with a language model, set gradient_checkpointing=true)"
     elif out_of_storage(error):
         what = _STORAGE.get(getattr(error, "errno", None), _STORAGE[errno.ENOSPC])
         said = f"{what} ({said}): the run continues where it was once there is room"

@@ -37,15 +37,15 @@ def _inputs(config) -> Iterator[tuple[str, Path]]:
         if not isinstance(name := config[key], str):
             continue
         path = Path(os.path.expanduser(name))
-        if path.is_dir():
+        if kind and "/" not in name and (ours := property_file(kind, name)).is_file():
+            yield key, ours
+            folder = Path(os.path.expanduser(str(read_yaml(ours).get(key, ""))))  # a short name for a folder
+            if folder.name and folder.is_dir():
+                yield from _files_in(folder, key)
+        elif path.is_dir():
             yield from _files_in(path, key)
         elif path.is_file():
             yield key, path
-        elif kind and "/" not in name and (path := property_file(kind, name)).is_file():
-            yield key, path
-            folder = Path(os.path.expanduser(str(read_yaml(path).get(key, ""))))  # a short name for a folder
-            if folder.name and folder.is_dir():
-                yield from _files_in(folder, key)
     if config["prompt"]:
         yield "domains", property_file("", "domains")
     if isinstance(index := config["item_index"], str) and "." in index:

@@ -17,10 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from recbole_genrec.errors import UserError
+
 #: Values that are added up in one message: more is fewer messages and more memory.
 _BUCKET = 1 << 24
 #: How long one process waits for another; a long evaluation or a large model being read is no failure.
 _PATIENCE = datetime.timedelta(hours=6)
+#: What the user set before RecBole sets it.
+_VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def size() -> int:
@@ -39,11 +43,26 @@ def is_main() -> bool:
 
 
 def own_gpu(gpus: str) -> str:
-    """Of RecBole's ``gpu_id`` (``"0,1"``), the GPU of this process; torchrun counts processes of a machine from 0."""
-    if size() == 1 or not gpus:
+    """Of RecBole's ``gpu_id`` (``"0,1"``), the GPU of this process; torchrun counts processes of a machine from 0.
+
+    RecBole makes the answer ``CUDA_VISIBLE_DEVICES``. Where that was set, ``gpu_id`` counts within it, as CUDA does.
+
+    Raises:
+        UserError: ``CUDA_VISIBLE_DEVICES`` shows fewer.
+    """
+    if size() > 1 and gpus:
+        local, listed = int(os.environ["LOCAL_RANK"]), gpus.split(",")
+        gpus = listed[local] if len(listed) >= int(os.environ["LOCAL_WORLD_SIZE"]) else str(local)
+    if _VISIBLE is None or not all(number.strip().isdigit() for number in gpus.split(",")):
         return gpus
-    local, listed = int(os.environ["LOCAL_RANK"]), gpus.split(",")
-    return listed[local] if len(listed) >= int(os.environ["LOCAL_WORLD_SIZE"]) else str(local)
+    visible = [name.strip() for name in _VISIBLE.split(",") if name.strip()]
+    if not visible:
+        return ""
+    try:
+        return ",".join(visible[int(number)] for number in gpus.split(","))
+    except IndexError:
+        raise UserError(f"gpu_id={gpus}, counted from 0, but CUDA_VISIBLE_DEVICES={_VISIBLE} shows {len(visible)}") \
+            from None
 
 
 @contextlib.contextmanager

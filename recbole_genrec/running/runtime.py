@@ -30,11 +30,13 @@ def quiet() -> None:
     """Only our own lines and real warnings on the terminal."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("recbole_genrec").setLevel(logging.INFO)
-    for noisy in ("huggingface_hub", "httpx"):  # their retries; our own line says what could not be had
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
+    from huggingface_hub.utils import logging as hub_logging
 
+    # Their retries; our own line says what could not be had. Set here: the hub sets its own level as it is imported.
+    hub_logging.set_verbosity(logging.CRITICAL)
+    logging.getLogger("httpx").setLevel(logging.CRITICAL)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -281,9 +281,8 @@ class GenerativeRecommender(SequentialRecommender):
     # ------------------------------------------------------------------------------------------ saving, report
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the trained weights (safetensors: LoRA's adapter, or the whole scratch model), tokenizer and trie."""
+        """Write the trained weights (safetensors: LoRA's adapter, or the whole scratch model) and the tokenizer."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.trie.save(folder / "trie.safetensors")
         # peft would add the whole embedding where tokens were added to it; their rows are in the adapter.
         self.backbone.model.save_pretrained(folder, **({"save_embedding_layers": False} if self.pretrained else {}))
         if additions := self._additions():

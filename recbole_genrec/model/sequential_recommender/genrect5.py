@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recbole_genrec.backbone.identified import IdentifiedBackbone
-from recbole_genrec.data.windows import TARGET_ROW, last_of_each
+from recbole_genrec.data.windows import TARGET_ROW, last_of_each, with_target
 from recbole_genrec.encoder_texts.masked import MaskedBatch, MaskedTexts
 from recbole_genrec.errors import UserError
 from recbole_genrec.model.sequential_recommender.encoder_decoder import EncoderDecoderRecommender
@@ -83,8 +83,7 @@ class GenRecT5(EncoderDecoderRecommender):
                          row: Tensor) -> tuple[MaskedBatch, Tensor]:
         """Texts of history and target with one item of each masked, and the masked items."""
         count = (history != 0).sum(1)
-        items = torch.nn.functional.pad(history, (0, 1)).scatter(1, count.unsqueeze(1), target.unsqueeze(1))
-        items = self.prompts.fitting(user, items)
+        items = self.prompts.fitting(user, with_target(history, count, target))
         first, last = (items != 0).int().argmax(1), count
         draw = self.draws(row, 2).to(items.device)
         place = first + (draw[:, 0] * (last - first + 1)).long()

@@ -95,8 +95,9 @@ class RecSysLLM(GenerativeRecommender):
             config["max_prompt_tokens"], config["period_sampling"], tuple(config["period_days"]),
             config["entity_positions"], config["span_order"] == "shuffled", self.backbone.most_blanks, listed)
         limit = self.backbone.max_positions
-        if limit is not None and builder.max_tokens > max(limit, config["max_prompt_tokens"]):
-            raise UserError(f"candidate_count={listed} titles need texts of {builder.max_tokens} "
+        if listed and limit is not None and builder.max_tokens > max(limit, config["max_prompt_tokens"]):
+            key = "candidate_count" if listed == config["candidate_count"] else "candidates"
+            raise UserError(f"{key}={listed} titles need texts of {builder.max_tokens} "
                             f"tokens, and --llm={config['llm']} takes {limit}")
         self.filler = EntityPositions(pool(builder.entities, self.specials.end), self.specials.start, separator,
                                       config["plain_positions"], self.backbone.most_places)
@@ -230,6 +231,7 @@ class RecSysLLM(GenerativeRecommender):
         return self._score(prompts, torch.from_numpy(candidates).to(self.device), "full")
 
     def describe(self) -> dict:
+        """Facts for the record; ``period_shares`` and ``clamped_positions`` are this process's since it started."""
         return {**super().describe(), "prompt_fingerprint": self.wording.fingerprint, **self.prompts.report(),
                 "clamped_positions": int(self.filler.clamped)}
 
