@@ -103,7 +103,7 @@ def test_a_run_is_planned_as_the_readme_says(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suite, "run", lambda config, folder, wait, **labels:
                         planned.append((config, labels)) or {"status": "ok"})
-    shutil.copytree(REPOSITORY / "results" / "tuning", tmp_path / "results" / "tuning")
+    shutil.copytree(REPOSITORY / "results" / "tuning", tmp_path / "mine" / "tuning")
     for name in ("my-llama", "my-glm"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
