@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -341,3 +342,30 @@ def test_the_fast_form_of_an_optimizer_takes_the_same_steps(dataset, tmp_path, l
             optimizer.step()
     for one, other in zip(model.parameters(), slow.parameters()):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+SUBNORMALS = """
+import torch
+from recbole_genrec.running.runtime import subnormals_flushed
+with subnormals_flushed():
+    print(torch.get_num_threads(), int((torch.full((1 << 22,), 2e-38) * 1e-2).count_nonzero()))
+print(int((torch.full((8,), 2e-38) * 1e-2).count_nonzero()))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_subnormal_numbers_are_zero_to_every_thread_and_numbers_again_afterwards(threads):
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", SUBNORMALS], capture_output=True,
+                          text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=True)
+    assert done.stdout.split() == [str(threads), "0", "8"]
+
+
+@pytest.mark.parametrize("command, where", [("run", "suite.carry_out"), ("tune", "tuning.carry_out"),
+                                            ("reproduce", "reproduce.reproduce")])
+def test_commands_that_train_take_subnormal_numbers_for_zero(monkeypatch, command, where):
+    module, name = where.split(".")
+    monkeypatch.setattr(f"recbole_genrec.{module}.{name}",
+                        lambda *_: int((torch.full((8,), 2e-38) * 1e-2).count_nonzero()))
+    named = ["run"] if command == "reproduce" else ["--model=SASRec", "--dataset=ml-100k"]
+    assert main([command, *named]) == 0
+    assert (torch.full((8,), 2e-38) * 1e-2).count_nonzero() == 8

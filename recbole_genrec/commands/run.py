@@ -8,7 +8,7 @@ import sys
 
 from recbole_genrec.commands.arguments import add_data_options, names_of, overrides_of, seeds_of
 from recbole_genrec.running import termination
-from recbole_genrec.running.runtime import keep_freed_memory, quiet
+from recbole_genrec.running.runtime import keep_freed_memory, quiet, subnormals_flushed
 
 _EXAMPLES = """examples:
   %(prog)s --model=GenRec --dataset=ml-100k
@@ -50,7 +50,7 @@ def add(commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     quiet()
     keep_freed_memory()
-    with termination.handled():
+    with termination.handled(), subnormals_flushed():
         plan = planned(arguments)
         from recbole_genrec.suite import carry_out
 
