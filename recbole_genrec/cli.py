@@ -18,11 +18,16 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         typed = parse(argv)
-        return typed.handler(typed)
+        code = typed.handler(typed)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
             print("error:", *str(error).split(), file=sys.stderr)  # one line, whatever was typed
         return 2
+    except BrokenPipeError:  # whoever reads, like head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 1
     except OSError as error:  # a disk that is full, a folder that is gone
         print("error:", *str(error).split(), file=sys.stderr)
         return 1

@@ -32,6 +32,18 @@ def test_help_has_examples(call, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whoever_reads_may_stop_reading(tmp_path):
+    """``recbole-genrec audit --published | head -1`` complains of nothing."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "recbole_genrec", "audit", "--published"], stdout=writing, text=True,
+                          stderr=subprocess.PIPE, cwd=tmp_path, timeout=300,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY),
+                                                                            os.environ.get("PYTHONPATH", "")])})
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.slow
 def test_a_real_run_from_an_empty_folder(call, tmp_path):
     done = call("--model=Pop", "--dataset=ml-100k", "--seed=1")
