@@ -150,13 +150,9 @@ def test_a_data_set_of_ones_own(tmp_path, monkeypatch):
         ("GenRec", "SASRecPlus", "Pop"), "ok")
 
 
-def test_every_model_has_a_card_and_every_link_in_the_docs_leads_somewhere():
+def test_every_model_has_a_card():
     cards = "".join(path.read_text("utf-8") for path in (DOCS / "models").glob("*.md"))
     assert all(f"# {name}\n" in cards for name in ("GenRec", "RecSysLLM", "GenRecT5", "P5", "SASRecPlus", "ItemLM"))
-    for page in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "results" / "README.md"]:
-        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
-            if not link.startswith(("http", "#")):
-                assert (page.parent / link.partition("#")[0]).exists(), f"{page.name}: {link}"
 
 
 def test_the_commands_for_several_processes_are_understood():

@@ -22,10 +22,12 @@ from test_converter_yelp import review as yelp_review
 from recbole_genrec import suite, tuning
 from recbole_genrec.ablation import read_ablation
 from recbole_genrec.backbone import loading
-from recbole_genrec.cli import main
+from recbole_genrec.cli import main, parse
+from recbole_genrec.commands.arguments import names_of, overrides_of
 from recbole_genrec.files import write_atomically
 from recbole_genrec.records import leaderboard_csv, read_records
 from recbole_genrec.report.front import front_table
+from recbole_genrec.suite import gather_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 #: The README, and the pages that go on where it ends; worked examples are in test_docs.py.
@@ -70,13 +72,36 @@ def test_the_readme_has_commands():
     assert all(re.match(others, line) for line in rest), rest
 
 
-@pytest.mark.parametrize("name", [*PAGES, "results/README.md"])
-def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere(name):
-    text = (REPOSITORY / name).read_text("utf-8")
+@pytest.mark.parametrize("page", [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md")),
+                                  *sorted(REPOSITORY.glob("results/**/*.md"))], ids=lambda page: page.name)
+def test_nothing_is_left_to_fill_in_and_every_link_leads_somewhere(page):
+    text = page.read_text("utf-8")
     prose = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
     assert not re.findall(r"\b[A-Z]{2,}_[A-Z0-9]+\b|@\w+@|\bTODO\b|\bXXX\b|(?m:^[A-Z ]{5,}$)", prose)
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert ((REPOSITORY / name).parent / link).exists(), link
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        name, _, place = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not place or place in places(target), link
+
+
+def places(page: Path) -> set[str]:
+    """What GitHub calls the page's headings."""
+    headings = re.findall(r"(?m)^#+ (.*)", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL))
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "results").glob("**/*.md")), ids=lambda page: page.name)
+def test_the_commands_behind_the_results_are_understood(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(REPOSITORY / "results" / "tuning", tmp_path / "results" / "tuning")
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            program, *arguments = shlex.split(line, comments=True) or [""]
+            if program == "recbole-genrec" and arguments[0] in ("run", "tune"):
+                typed = parse(arguments)
+                gather_settings(names_of(typed.model, "--model"), names_of(typed.dataset, "--dataset"),
+                                typed.config_files.split(), overrides_of(typed))
 
 
 @pytest.mark.parametrize("command", SHORT)

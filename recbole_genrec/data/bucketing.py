@@ -14,7 +14,7 @@ class LikeLength(Sampler[int]):
 
     A step's gradient is a sum over its batches, so it does not depend on how its samples are dealt to them. Sorted
     more widely they would waste less on padding, but a step would see users of one length alone: SASRec's network then
-    loses a tenth of its ndcg@10 on amazon-toys (results/README.md).
+    loses a tenth of its ndcg@10 on amazon-toys (results/amazon.md).
 
     Args:
         sampler: draws the samples of an epoch.
