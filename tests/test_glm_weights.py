@@ -26,11 +26,6 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture(scope="module")
-def model() -> GLMForConditionalGeneration:
-    return tiny()
-
-
 def published(name: str) -> GLMForConditionalGeneration:
     layers, hidden, heads, vocab, positions, _ = PUBLISHED[name]
     with torch.device("meta"):
@@ -122,7 +117,8 @@ def test_gradient_checkpointing_gives_equal_gradients(dropout):
         assert torch.equal(plain, anew)
 
 
-def test_what_training_runs_compiles_in_one_graph(model):
+def test_what_training_runs_compiles_in_one_graph():
+    model = tiny()
     (tokens, positions), sep = inputs(), torch.tensor([4, 0, 9])
     compiled = torch.compile(model.glm, backend="eager", fullgraph=True)
     assert torch.equal(compiled(tokens, positions, sep).last_hidden_state,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from recbole_genrec.commands.arguments import add_data_path
-from recbole_genrec.running import termination
-from recbole_genrec.running.runtime import keep_freed_memory, quiet, subnormals_flushed
+from recbole_genrec.running.runtime import training_process
 
 _EXAMPLES = """examples:
   %(prog)s results/runs/ml-100k-Pop-2023-20261121-060851-ab9801
@@ -28,9 +27,7 @@ def add(commands) -> None:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    quiet()
-    keep_freed_memory()
-    with termination.handled(), subnormals_flushed():
+    with training_process():
         from recbole_genrec.reproduce import reproduce
 
         return reproduce(arguments.runs, arguments.output_dir, arguments.data_path)

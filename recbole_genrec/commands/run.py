@@ -7,8 +7,7 @@ import os
 import sys
 
 from recbole_genrec.commands.arguments import add_data_options, names_of, overrides_of, seeds_of
-from recbole_genrec.running import termination
-from recbole_genrec.running.runtime import keep_freed_memory, quiet, subnormals_flushed
+from recbole_genrec.running.runtime import training_process
 
 _EXAMPLES = """examples:
   %(prog)s --model=GenRec --dataset=ml-100k
@@ -48,9 +47,7 @@ def add(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    quiet()
-    keep_freed_memory()
-    with termination.handled(), subnormals_flushed():
+    with training_process():
         plan = planned(arguments)
         from recbole_genrec.suite import carry_out
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from recbole_genrec.commands.arguments import add_data_options, names_of, overrides_of
-from recbole_genrec.running import termination
-from recbole_genrec.running.runtime import keep_freed_memory, quiet, subnormals_flushed
+from recbole_genrec.running.runtime import training_process
 
 _EXAMPLES = """examples:
   %(prog)s --model=SASRec,GenRec --dataset=ml-100k --trials=8 --max_train_minutes=5
@@ -38,9 +37,7 @@ def add(commands) -> None:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    quiet()
-    keep_freed_memory()
-    with termination.handled(), subnormals_flushed():
+    with training_process():
         overrides = overrides_of(arguments, "data_path")
         from recbole_genrec.tuning import carry_out, plan_searches
 

@@ -10,6 +10,8 @@ import os
 import warnings
 from collections.abc import Iterator
 
+from recbole_genrec.running import termination
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -26,6 +28,15 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+@contextlib.contextmanager
+def training_process() -> Iterator[None]:
+    """What every command that trains does first: a quiet terminal, kept memory, signals that end a run in order."""
+    quiet()
+    keep_freed_memory()
+    with termination.handled(), subnormals_flushed():
+        yield
 
 
 @contextlib.contextmanager
