@@ -11,12 +11,14 @@ import os
 from typing import TYPE_CHECKING
 
 from recbole_genrec import compat
+from recbole_genrec.model import registration
 from recbole_genrec.version import __version__
 
 if TYPE_CHECKING:
     from recbole_genrec.recommend import Recommender
 
-compat.register()
+compat.repair()
+registration.register()
 
 __all__ = ["__version__", "load"]
 

@@ -7,20 +7,10 @@ What is *not* here on purpose: ``recbole.quick_start`` and ``recbole.trainer.hyp
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import sys
 import types
 
 import numpy as np
 import torch
-
-from recbole_genrec.settings import our_properties
-
-_RECBOLE_MODELS = "recbole.model.sequential_recommender."
-_OUR_MODELS = "recbole_genrec.model.sequential_recommender."
 
 
 def restore_numpy_aliases() -> None:
@@ -38,59 +28,12 @@ def restore_numpy_aliases() -> None:
             setattr(np, name, kind)
 
 
-class _AliasFinder(importlib.abc.MetaPathFinder):
-    """Lets ``recbole.model.sequential_recommender.<ours>`` be the very module object of our package.
-
-    RecBole's ``get_model`` looks for a module of that name and has no registry. A finder serves every caller,
-    also one that imported ``get_model`` before us, and imports our model only when it is asked for.
-    A RecBole model of the same name (``pop`` is a *general* recommender there) is never hidden.
-    """
-
-    def find_spec(self, fullname, path=None, target=None):
-        if not fullname.startswith(_RECBOLE_MODELS):
-            return None
-        from recbole_genrec.model.registry import OURS, models_of
-
-        name = fullname[len(_RECBOLE_MODELS):]
-        if _OUR_MODELS + name not in models_of(OURS).values():
-            return None
-        if importlib.util.find_spec("recbole.model.general_recommender." + name) is not None:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, _AliasLoader(_OUR_MODELS + name))
-
-
-class _AliasLoader(importlib.abc.Loader):
-    def __init__(self, real_name: str):
-        self.real_name = real_name
-
-    def create_module(self, spec):
-        module = importlib.import_module(self.real_name)
-        self._spec = module.__spec__
-        return module
-
-    def exec_module(self, module):
-        module.__spec__ = self._spec  # the import system has just written the alias's spec over it
-
-
-def register() -> None:
-    """Make RecBole find our models and run on this numpy. Safe to call more than once."""
-    if not any(isinstance(finder, _AliasFinder) for finder in sys.meta_path):
-        sys.meta_path.append(_AliasFinder())
+def repair() -> None:
+    """Make RecBole's ``Config`` run on this numpy. Safe to call more than once."""
     restore_numpy_aliases()
     from recbole.config import Config
 
-    if getattr(Config, "_genrec_registered", False):
-        return
-    Config._genrec_registered = True
     Config.compatibility_settings = lambda self: restore_numpy_aliases()
-    load_internal = Config._load_internal_config_dict
-
-    def load_with_our_properties(self, model, model_class, dataset):
-        load_internal(self, model, model_class, dataset)
-        if model_class.__module__.startswith(_OUR_MODELS):
-            self.internal_config_dict.update(our_properties(model, dataset))
-
-    Config._load_internal_config_dict = load_with_our_properties
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def carry_out(plan: Plan, leave_busy: bool = False) -> int:
     print(tabulate([[row.get(column) for column in shown] for row in rows], headers=shown, floatfmt=".4f"))
     print(f"\nrecords: {output_dir / 'runs'}   leaderboard: {output_dir / 'leaderboard.csv'}")
     if compared is not None:
-        from recbole_genrec.evaluation.ablation import report
+        from recbole_genrec.evaluation.ablation_report import report
 
         report(compared, output_dir, plan.pairs)
     return 1 if any(record["status"] != "ok" for record in records) else 2 if mistakes else 0

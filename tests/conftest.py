@@ -10,8 +10,8 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from transformers import (BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          T5Config, T5ForConditionalGeneration)
+from transformers import (BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel, LlamaConfig,
+                          LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, T5Config, T5ForConditionalGeneration)
 
 from recbole_genrec.backbone.causal import CausalBackbone
 from recbole_genrec.backbone.seq2seq import Seq2SeqBackbone

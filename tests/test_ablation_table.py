@@ -18,8 +18,9 @@ from scipy.stats import ttest_rel
 from recbole_genrec.ablation import Ablation
 from recbole_genrec.cli import main
 from recbole_genrec.errors import UserError
-from recbole_genrec.evaluation import ablation_plot
-from recbole_genrec.evaluation.ablation import compare, report
+from recbole_genrec.evaluation import ablation_plot, ablation_report
+from recbole_genrec.evaluation.ablation import compare
+from recbole_genrec.evaluation.ablation_report import report
 from recbole_genrec.records import read_records, write_record
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -209,7 +210,7 @@ def test_a_sweep_is_drawn_over_its_key(six_runs):
 
 
 def test_a_plot_that_breaks_loses_no_table(six_runs, monkeypatch, caplog):
-    monkeypatch.setattr(ablation_plot, "plot", lambda table: 1 / 0)
+    monkeypatch.setattr(ablation_report, "plot", lambda table: 1 / 0)
     report(ABLATION, Path("out"))
     assert sorted(files()) == ["abl-M-D.csv", "abl-M-D.md"] and "ZeroDivisionError" in caplog.text
 

@@ -149,7 +149,8 @@ def test_every_run_is_audited(tmp_path, monkeypatch):
     assert record["audit"] == "ok" and main(["audit", "out/leaderboard.csv"]) == 0
     record["ndcg@5"] = record["hit@5"] + 0.1
     assert "ndcg@5" in of_record(record)
-    assert of_record({"other_prompts": {"unseen": {"hit@5": 0.125, "ndcg@5": 0.25}}}).startswith("unseen prompts: ndcg@5")
+    record = {"other_prompts": {"unseen": {"hit@5": 0.125, "ndcg@5": 0.25}}}
+    assert of_record(record).startswith("unseen prompts: ndcg@5")
 
 
 # ---------------------------------------------------------------------------------------------------------- the command
@@ -209,6 +210,7 @@ def test_published_on_the_command_line(capsys):
 
 def test_a_leaderboard_shows_the_rows_by_run_id(capsys):
     with open("leaderboard.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["run_id", "seed", "hit@5", "ndcg@5"], ["run-1", 7, 0.5, 0.4], ["run-2", 7, "", ""]])
+        csv.writer(file).writerows([["run_id", "seed", "hit@5", "ndcg@5"], ["run-1", 7, 0.5, 0.4],
+                                    ["run-2", 7, "", ""]])
     assert main(["audit", "leaderboard.csv"]) == 0
     assert capsys.readouterr().out.splitlines()[:2] == ["ok: run-1", "ok: run-2"]

@@ -12,7 +12,8 @@ from data_helpers import NAME, per_user, random_interactions, records, write_dat
 
 from recbole_genrec.cli import main
 
-BASELINES = ["GRU4Rec", "SASRec", "SASRecPlus", "ItemLM", "BERT4Rec", "Caser", "S3Rec", "HGN", "FDSA", "Pop", "IDAdjacency"]
+BASELINES = ["GRU4Rec", "SASRec", "SASRecPlus", "ItemLM", "BERT4Rec", "Caser", "S3Rec", "HGN", "FDSA", "Pop",
+             "IDAdjacency"]
 #: Small layers; every key is read by at least one of the baselines.
 SMALL = ["--epochs=1", "--hidden_size=16", "--embedding_size=16", "--inner_size=16", "--n_heads=2", "--n_layers=1",
          "--num_layers=1", "--pretrain_epochs=1", "--nv=2", "--nh=2"]
@@ -169,8 +170,8 @@ def test_sampled_evaluation_ranks_the_target_among_its_candidates(model, data, t
 
 
 def test_bpr_draws_negatives_and_can_be_run_again(data, tmp_path):
-    assert main(["run", "--model=GRU4Rec", f"--dataset={NAME}", f"--config_files={data}", "--loss_type=BPR", "--epochs=1",
-                 f"--output_dir={tmp_path / 'first'}"]) == 0
+    assert main(["run", "--model=GRU4Rec", f"--dataset={NAME}", f"--config_files={data}", "--loss_type=BPR",
+                 "--epochs=1", f"--output_dir={tmp_path / 'first'}"]) == 0
     first, = records(tmp_path / "first")
     config = tmp_path / "first" / "runs" / first["run_id"] / "config.yaml"
     assert main(["run", "--model=GRU4Rec", f"--dataset={NAME}", f"--config_files={config}",

@@ -272,7 +272,8 @@ def test_every_shipped_dataset_configures(dataset, model):
 
 
 @pytest.mark.parametrize("header, said", [
-    ("user_id\titem_id\ttime", "name every column as name:type"), ("user_id:tokn\titem_id:token", "did you mean 'token'"),
+    ("user_id\titem_id\ttime", "name every column as name:type"),
+    ("user_id:tokn\titem_id:token", "did you mean 'token'"),
     ("user_id:token\tuser_id:token", "two columns 'user_id'"), ("\ufeffuser_id:token", "byte order mark"),
     ("user_id:token,item_id:token,time:float", "name:type"),
 ])
@@ -344,7 +345,8 @@ def test_no_config_file_gives_a_traceback(tmp_path, content):
 
 def test_a_run_with_a_name_that_is_no_unicode_is_recorded(tmp_path, data):
     """A folder's name may hold any bytes."""
-    call = ["run", "--model=GenRec", f"--dataset={NAME}", f"--config_files={data}", "--output_dir=out", "--num_beams=10"]
+    call = ["run", "--model=GenRec", f"--dataset={NAME}", f"--config_files={data}", "--output_dir=out",
+            "--num_beams=10"]
     assert main([*call, "--llm=no-such-\udcff", "--epochs=0"]) in (1, 2)
     assert all(record["status"] == "failed" for record in records(tmp_path / "out"))
 

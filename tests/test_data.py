@@ -150,7 +150,8 @@ def test_tied_targets_of_a_dataset(tmp_path):
 # ------------------------------------------------------------------------------------------------------ titles
 
 AWKWARD = ['"Quoted" at the start', 'an " open quote', "NA", "null", "nan", "NaN", "None", "N/A", "<NA>", "#N/A", "0",
-           "1.50", "true", "commas, and; more", "emoji 😀 and ñ", "{braces}", "[PAD]", "a 'b' \\t c", "=1+1", "x" * 3000]
+           "1.50", "true", "commas, and; more", "emoji 😀 and ñ", "{braces}", "[PAD]", "a 'b' \\t c", "=1+1",
+           "x" * 3000]
 
 
 def test_awkward_titles_and_ids_survive(tmp_path):
@@ -192,7 +193,8 @@ def test_title_format_and_what_is_missing(tmp_path):
     assert catalogue.n_missing == 1
 
 
-@pytest.mark.parametrize("template", ["{title} {year}", "{title.real}", "{}", "{0}", "{title", "{title!z}", "{title:d}"])
+@pytest.mark.parametrize("template", ["{title} {year}", "{title.real}", "{}", "{0}", "{title", "{title!z}",
+                                      "{title:d}"])
 def test_a_title_format_that_cannot_be_used(tmp_path, template):
     with pytest.raises(UserError):
         few(tmp_path, dict.fromkeys("abcd", "t"), title_format=template)
@@ -287,7 +289,8 @@ def test_an_item_that_nobody_took_is_another_universe(tmp_path):
 
 def test_the_order_within_a_tie_is_another_split(tmp_path):
     tied = [(user, item, time // 2) for user, item, time in sorted(ROWS, key=lambda row: (row[0], row[2]))]
-    other = [(user, item, time // 2) for user, item, time in sorted(ROWS, key=lambda row: (row[0], row[2] // 2, -row[2]))]
+    by_half = sorted(ROWS, key=lambda row: (row[0], row[2] // 2, -row[2]))
+    other = [(user, item, time // 2) for user, item, time in by_half]
     before, after = prints(tmp_path, tied), prints(tmp_path, other)
     assert before[0] != after[0] and before[1] != after[1]
 

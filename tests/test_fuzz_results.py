@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from recbole_genrec.cli import main
 from recbole_genrec.data.catalogue import Catalogue
 from recbole_genrec.demo.server import _App
-from recbole_genrec.evaluation import ablation_plot, audit
+from recbole_genrec.evaluation import ablation_report, audit
 from recbole_genrec.evaluation.audit import published
 from recbole_genrec.recommend import load
 from recbole_genrec.records import leaderboard_csv, update_leaderboard
@@ -53,7 +53,7 @@ def folder(fuzz_folder):
     known = published()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(audit, "published", lambda: known)
-        patch.setattr(ablation_plot, "plot", lambda table: "")
+        patch.setattr(ablation_report, "plot", lambda table: "")
         yield fuzz_folder
 
 

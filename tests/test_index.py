@@ -18,7 +18,8 @@ from recbole_genrec.index import Material, build_index
 from recbole_genrec.index.title import line_break_of
 
 #: Titles as they come: quotes, commas, tabs, other scripts, entities, some that look like our own numbering.
-WILD = ['"Quoted", with commas, "twice"', "tab\tinside", "emoji 🧸🎲 teddy", "Tom &amp; Jerry &#39;s &lt;b&gt;", "你好 世界",
+WILD = ['"Quoted", with commas, "twice"', "tab\tinside", "emoji 🧸🎲 teddy", "Tom &amp; Jerry &#39;s &lt;b&gt;",
+        "你好 世界",
         "naïve café", "  ", "[2]", "X [2]", "Lego", "Lego City", "Lego City Police", "</s>", "<s> <pad>", "NA", "null",
         " ".join(f"word{n}" for n in range(300)), "'single'", "back\\slash", "a" * 200, "#1 & only", "−½"]
 

@@ -99,8 +99,8 @@ def test_a_model_runs_with_any_index(dataset, tmp_path, model, index):
 
 
 def test_a_leaky_run_says_so_everywhere(dataset, tmp_path, caplog, capsys):
-    (tmp_path / "leak.yaml").write_text("{description: d, models: [GenRec], variants: {dealt: {item_index: shuffled_id},"
-                                        " met: {item_index: sequential}}}")
+    (tmp_path / "leak.yaml").write_text("{description: d, models: [GenRec], variants: "
+                                        "{dealt: {item_index: shuffled_id}, met: {item_index: sequential}}}")
     assert run(dataset, tmp_path, "GenRec", "title", f"--ablation={tmp_path / 'leak.yaml'}") == 0
     printed = capsys.readouterr().out
     assert "leaky" in printed.splitlines()[0]

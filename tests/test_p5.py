@@ -162,7 +162,8 @@ def test_a_run_has_a_row_for_each_set_of_prompts(dataset, tmp_path, llm):
     folder = tmp_path / "runs" / record["run_id"]
     for row, name in ((seen, "per_user.parquet"), (unseen, "per_user.unseen.parquet")):
         users = pd.read_parquet(folder / name)
-        assert len(users) == USERS and float(row["hit@10"]) == pytest.approx(users["rank"].le(10).fillna(False).mean(), abs=1e-8)
+        hits = users["rank"].le(10).fillna(False)
+        assert len(hits) == USERS and float(row["hit@10"]) == pytest.approx(hits.mean(), abs=1e-8)
 
 
 def test_the_test_without_masking_can_be_left_out(dataset, tmp_path):

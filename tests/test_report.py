@@ -321,7 +321,8 @@ def test_the_suffix_or_the_format_says_what_is_written(options, name, start, tmp
 
 @pytest.mark.parametrize("arguments, said", [
     (["nowhere.csv"], "nowhere.csv"), (["empty"], "neither leaderboard.csv nor runs/"),
-    (["header.csv"], "has no row"), (["other.csv"], "no column run_id"), (["torn.csv"], "row 1"), (["huge.csv"], "row 1"),
+    (["header.csv"], "has no row"), (["other.csv"], "no column run_id"), (["torn.csv"], "row 1"),
+    (["huge.csv"], "row 1"),
     (["binary.csv"], "cannot read"), (["good.csv", "--output=report.pdf"], "--format"),
     (["good.csv", "--format=htlm"], "did you mean 'html'"), (["good.csv", "--output=no/folder/x.html"], "cannot write"),
     (["good.csv", "--output=empty"], "none of"), (["good.csv", "--colour=red"], "--colour=red"), ([], "LEADERBOARD")])

@@ -1,4 +1,4 @@
-"""Slices of a run's users, and what its lists and its free texts are like: by brute force and by RecBole's own metrics."""
+"""Slices of a run's users, what its lists and its free texts are like: by brute force and by RecBole's own metrics."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from recbole_genrec.titles import Titles
 
 FILMS = ["Toy Story (1995)", "GoldenEye (1995)", "Godfather, The (1972)", "Godfather: Part II, The (1974)",
          "Heat (1995)", "Heathers (1989)", "Body Heat (1981)", "Sabrina (1995)", "Sabrina (1954)", "Apollo 13 (1995)",
-         "Amélie (2001)", "Chairs & Tables (1990)", "Twin (1999)", "Twin (1999)", "千と千尋の神隠し (2001)", "!!! (2004)",
+         "Amélie (2001)", "Chairs & Tables (1990)", "Twin (1999)", "Twin (1999)", "千と千尋の神隠し (2001)",
+         "!!! (2004)",
          "Schindler's List (1993)", "The", "<b>Bold</b> \"quoted\" (2000)"]
 
 

@@ -28,7 +28,7 @@ def _ablation(arguments: argparse.Namespace) -> int:
     from recbole_genrec.ablation import read_ablation
 
     ablation = read_ablation(arguments.name)
-    from recbole_genrec.evaluation.ablation import report
+    from recbole_genrec.evaluation.ablation_report import report
 
     report(ablation, Path(arguments.output_dir).expanduser())
     return 0

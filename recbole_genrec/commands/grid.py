@@ -16,7 +16,7 @@ _EXAMPLES = """examples:
   %(prog)s --workers=4 --model=GenRec,SASRec,GRU4Rec --dataset=ml-100k,amazon-toys --seed=1,2,3
   %(prog)s --workers=8 --executor=slurm --job_options=slurm.yaml --model=GenRec --dataset=amazon-toys --seed=1,2,3,4
 
-Everything else is what `run` takes, and is checked before a job is sent. Each worker takes the next run that is not done
+Everything else is what `run` takes, and is checked before a job is sent. A worker takes the next run that is not done
 and that no other is at; a worker that is ended and started again goes on where it was.
 Exit code: that of `run`; 2 also for a mistake in the options above.
 """

@@ -10,22 +10,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
 from recbole_genrec.ablation import Ablation
-from recbole_genrec.errors import UserError
 from recbole_genrec.evaluation.significance import holm, mark, over_seeds, paired_tests, user_gains
-from recbole_genrec.files import csv_cell, write_atomically
-from recbole_genrec.records import read_records
-from recbole_genrec.settings import check_name
-
-log = logging.getLogger("recbole_genrec")
+from recbole_genrec.files import csv_cell
 
 #: Metric of a table -> how it is taken from a record.
 _METRICS = {
@@ -141,50 +135,6 @@ class Table:
                      self.users if row.p is not None else None, " ".join(row.runs)]
             writer.writerow(map(csv_cell, cells))
         return text.getvalue()
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write ``<ablation>-<model>-<dataset>.csv``, ``.md`` and ``.svg``; a plot that breaks loses no table."""
-        def file(suffix: str, text: str) -> Path:
-            path = folder / f"{self.ablation.name}-{self.model}-{self.dataset}.{suffix}"
-            write_atomically(path, text)
-            return path
-
-        written = [file("csv", self.as_csv()), file("md", self.as_markdown())]
-        try:
-            from recbole_genrec.evaluation.ablation_plot import plot
-
-            written.append(file("svg", plot(self)))
-        except Exception as error:
-            log.warning("warning: the plot of %s failed: %s: %s", self.title, type(error).__name__, error)
-        return written
-
-
-def report(ablation: Ablation, output_dir: Path, pairs: Iterable[tuple[str, str]] | None = None) -> None:
-    """Print the tables of an ablation and write them to ``<output_dir>/ablations``.
-
-    Args:
-        ablation: the ablation.
-        output_dir: where ``runs/`` is.
-        pairs: of a model and a data set; all that have records, if None.
-    Raises:
-        UserError: there is no run of it.
-    """
-    records, _ = read_records(output_dir)
-    if pairs is None:
-        pairs = dict.fromkeys((str(record.get("model")), str(record.get("dataset"))) for record in records
-                              if record.get("ablation") == ablation.name)
-        if not pairs:
-            raise UserError(f"no run of ablation '{ablation.name}' under '{output_dir / 'runs'}'")
-        ablation.check_models(model for model, _ in pairs)  # both are part of a file's name
-        for _, dataset in pairs:
-            check_name(dataset)
-    folder = output_dir / "ablations"
-    folder.mkdir(exist_ok=True)
-    for model, dataset in pairs:
-        table = compare(ablation, model, dataset, records, output_dir)
-        written = table.write(folder)
-        print(f"\n{table.title}\n\n{table.as_text()}\n", *table.notes(), "", sep="\n")
-        print("written:", *written)
 
 
 def compare(ablation: Ablation, model: str, dataset: str, records: list[dict[str, Any]], output_dir: Path) -> Table:
