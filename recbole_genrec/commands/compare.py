@@ -67,7 +67,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         print(_lines(rows))
     print("\nMean ± standard deviation over seeds; 95 % bootstrap interval over users. p: paired t-test and Wilcoxon's "
           "signed-rank\ntest over users' gains (averaged over seeds) against the best model without a "
-          "language-model backbone,\ncorrected by Holm's method; * < .05, ** < .01, *** < .001 in both tests, for models that are better.")
+          "language-model backbone,\ncorrected by Holm's method; * < .05, ** < .01, *** < .001 in both tests, for "
+          "models that are better.")
     if left_out := int(table["left_out"].sum()):
         print(f"{left_out} older run(s) with other settings, or repeated with the same seed, are left out.")
     if variants := len(table) - len(models):
