@@ -21,10 +21,10 @@ def by_generate(model, prompts: list[list[int]], width: int) -> tuple[list[list[
         tokens = torch.tensor([prompt])
         out = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), num_beams=width,
                              num_return_sequences=width, do_sample=False, length_penalty=0.0, max_new_tokens=LONGEST,
-                             eos_token_id=END, pad_token_id=0, early_stopping="never", return_dict_in_generate=True,
+                             eos_token_id=END, pad_token_id=END, early_stopping="never", return_dict_in_generate=True,
                              output_scores=True)
         begin = 1 if model.config.is_encoder_decoder else len(prompt)
-        texts.append([[token for token in row[begin:].tolist() if token not in (0, END)] for row in out.sequences])
+        texts.append([[token for token in row[begin:].tolist() if token != END] for row in out.sequences])
         scores.append(out.sequences_scores.tolist())
     return texts, scores
 
@@ -37,7 +37,7 @@ def test_outputs_are_those_of_generate(kind, width):
         model.get_output_embeddings().weight[END] *= 3  # some beams end, some are cut
     texts, scores = by_generate(model, prompts, width)
     tokens, found = free_beams(start(model, prompts), END, width, LONGEST)
-    written = [[[token for token in row if token] for row in user] for user in tokens.tolist()]
+    written = [[[token for token in row if token != END] for row in user] for user in tokens.tolist()]
     torch.testing.assert_close(found, torch.tensor(scores), atol=1e-4, rtol=0)
     assert written == texts
     assert any(len(row) < LONGEST for user in written for row in user)

@@ -20,12 +20,12 @@ def free_beams(state: DecodingState, end: int, width: int, longest: int, positio
         positions: :class:`recbole_genrec.infilling.positions.EntityPositions` for a model that reads places within
             entities, which are then judged token by token, beam by beam; None: the answer is one entity.
     Returns:
-        ``[B, width, longest]`` int64 tokens, 0 from the end on; ``[B, width]`` float32 log-probabilities. Best first.
+        ``[B, width, longest]`` int64 tokens, ``end`` after the last; ``[B, width]`` float32 log-probabilities. Best first.
     """
     users, device = len(state.hidden), state.hidden.device
     rank = torch.arange(2 * width, device=device)
-    written = torch.zeros(users, width, longest, dtype=torch.int64, device=device)
-    done, done_score = torch.zeros_like(written), torch.full((users, width), NEVER, device=device)
+    written = torch.full((users, width, longest), end, device=device)
+    done, done_score = written, torch.full((users, width), NEVER, device=device)
     score = torch.full((users, width), NEVER, device=device)
     score[:, 0] = 0  # all beams are alike before the first token
     hidden = state.hidden.unsqueeze(1).expand(-1, width, -1)
@@ -41,7 +41,7 @@ def free_beams(state: DecodingState, end: int, width: int, longest: int, positio
         # Only what is among the best ``width`` may end; at the last step all of it has to.
         over = (rank < width) & (ends | (step == longest - 1))
         text = written.gather(1, beam.unsqueeze(2).expand(-1, -1, longest))
-        text[:, :, step] = token.masked_fill(ends, 0)
+        text[:, :, step] = token
         done_score, best = torch.cat([done_score, total.masked_fill(~over, NEVER)], 1).topk(width)
         done = torch.cat([done, text], 1).gather(1, best.unsqueeze(2).expand(-1, -1, longest))
 

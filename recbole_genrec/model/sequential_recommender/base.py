@@ -200,8 +200,9 @@ class GenerativeRecommender(SequentialRecommender):
         with self.autocast():
             tokens, scores = free_beams(self.backbone.start(prompts), self.index.terminator, beams,
                                         int(self.index.lengths.max()), self.positions)
-        texts = [" ".join(text.split())
-                 for text in self.tokenizer.batch_decode(tokens.flatten(0, 1), skip_special_tokens=True)]
+        lengths = (tokens != self.index.terminator).sum(2)
+        outputs = [row[:length] for row, length in zip(tokens.flatten(0, 1).tolist(), lengths.flatten().tolist())]
+        texts = [" ".join(text.split()) for text in self.tokenizer.batch_decode(outputs, skip_special_tokens=True)]
         items = torch.tensor([self.spelled.get(text, 0) for text in texts], device=tokens.device)
         rows = [texts[begin:begin + beams] for begin in range(0, len(texts), beams)]
         return items.view(scores.shape), rows, scores
