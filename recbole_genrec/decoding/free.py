@@ -20,7 +20,8 @@ def free_beams(state: DecodingState, end: int, width: int, longest: int, positio
         positions: :class:`recbole_genrec.infilling.positions.EntityPositions` for a model that reads places within
             entities, which are then judged token by token, beam by beam; None: the answer is one entity.
     Returns:
-        ``[B, width, longest]`` int64 tokens, ``end`` after the last; ``[B, width]`` float32 log-probabilities. Best first.
+        ``[B, width, longest]`` int64 tokens, ``end`` after the last; ``[B, width]`` float32 log-probabilities. Best
+        first.
     """
     users, device = len(state.hidden), state.hidden.device
     rank = torch.arange(2 * width, device=device)
